@@ -1,0 +1,231 @@
+"""Base: packages that everything else stands on, the time zone, a clock in step, trusted CAs.
+
+Packages come from the node's own apt sources, without recommended ones, and are never removed or
+upgraded. A lock that another process holds is waited for, two minutes; then the run stops with
+apt's own words, which name the process.
+
+The clock is kept by whichever of chrony, ntpsec, openntpd or systemd-timesyncd is there, else by
+systemd-timesyncd. In a container it is enabled and does not run: the clock is the host's
+(`ConditionVirtualization=!container` in systemd-timesyncd.service).
+
+CAs of the targets' `sources` go into /usr/local/share/ca-certificates/homeport-*.crt, one
+certificate in each, named by fingerprint, and are removed when the targets no longer name them.
+`update-ca-certificates` runs when the system's bundle is not so, and not because a file changed.
+
+Undo by hand: remove those files and run `update-ca-certificates`.
+Sources: update-ca-certificates(8), timedatectl(1), systemd-timesyncd.service(8).
+"""
+
+import re
+import zoneinfo
+from collections.abc import Generator
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.operations import files
+
+from homeport import apt
+from homeport.capability import Capability
+from homeport.observe import NodeFact
+from homeport.refuse import refuse
+from homeport.spec import Spec
+from homeport.targets import Target
+from homeport_node.base import OWN_CERTIFICATES, PEM, TRUSTED, fingerprints
+
+PACKAGES = ("ca-certificates", "curl", "iproute2", "python3", "python3-venv", "tzdata")
+
+# Who may keep the clock, by package, in the order in which one that is there is preferred.
+CLOCKS = {
+    "chrony": "chrony.service",
+    "ntpsec": "ntpsec.service",
+    "openntpd": "openntpd.service",
+    "systemd-timesyncd": "systemd-timesyncd.service",
+}
+DEFAULT_CLOCK = "systemd-timesyncd"
+
+ZONE_NAME = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base(Spec):
+    """What every node has. `packages` are further Debian packages; `timezone` is an IANA name."""
+
+    STEM = "base"
+
+    packages: tuple[str, ...] = ()
+    timezone: str = "Etc/UTC"
+
+    def validate(self) -> None:
+        self.require(
+            "packages",
+            all(apt.is_package_name(name) for name in self.packages),
+            "must be names of Debian packages: lower-case letters, digits, '+', '-' and '.'",
+        )
+        known = zoneinfo.available_timezones()  # empty at a desk without a zone database
+        self.require(
+            "timezone",
+            ZONE_NAME.fullmatch(self.timezone) is not None
+            and (not known or self.timezone in known),
+            "must be a time zone of the IANA database, such as 'Europe/Berlin' or 'Etc/UTC'",
+        )
+
+
+class BaseState(NodeFact):
+    """{"timezone": "Etc/UTC", "etc_timezone": None, "zone_known": True, "container": False,
+    "units": {"chrony.service": {"enabled": "enabled", "active": "active"}},
+    "certificates": {"files": {"homeport-0a1b….crt": ["0a1b…"]}, "links": ["homeport-0a1b…"],
+                     "bundle": ["0a1b…"]}}
+    """
+
+    stem = "base"
+
+
+@dataclass(frozen=True)
+class CertificateChanges:
+    """What to write (name → PEM), what to remove, and whether the bundle must be made anew."""
+
+    write: dict[str, str]
+    remove: tuple[str, ...]
+    rebuild: bool
+
+    def __bool__(self) -> bool:
+        return self.rebuild
+
+
+def split_certificates(texts: tuple[str, ...]) -> dict[str, str]:
+    """{fingerprint: PEM text of that one certificate}; a text may hold several."""
+    return {
+        fingerprints(match.group(0))[0]: match.group(0) + "\n"
+        for text in texts
+        for match in PEM.finditer(text)
+        if fingerprints(match.group(0))
+    }
+
+
+def certificate_changes(wanted: dict[str, str], observed: dict[str, Any]) -> CertificateChanges:
+    """What to do so that exactly the `wanted` certificates, of ours, are trusted."""
+    names = {f"homeport-{fingerprint[:16]}": fingerprint for fingerprint in wanted}
+    found = observed.get("files", {})
+    write = {
+        f"{name}.crt": wanted[fingerprint]
+        for name, fingerprint in names.items()
+        if found.get(f"{name}.crt") != [fingerprint]
+    }
+    remove = tuple(name for name in found if name.removesuffix(".crt") not in names)
+    links_differ = set(observed.get("links", ())) != names.keys()
+    bundle_lacks = set(observed.get("bundle", ())) != set(wanted)
+    return CertificateChanges(
+        write, remove, bool(write) or bool(remove) or links_differ or bundle_lacks
+    )
+
+
+def timezone_command(zone: str, observed: dict[str, Any]) -> str | None:
+    """The shell text that makes `zone` the node's, None when it is."""
+    steps = []
+    if observed.get("timezone") != zone:
+        # A link made beside and moved over: /etc/localtime is never missing.
+        steps.append(
+            f"ln -sfn /usr/share/zoneinfo/{zone} /etc/localtime.homeport"
+            " && mv -fT /etc/localtime.homeport /etc/localtime"
+        )
+    if observed.get("etc_timezone") not in (None, zone):
+        steps.append(f"echo {zone} > /etc/timezone")
+    return " && ".join(steps) or None
+
+
+def clock_package(installed: dict[str, str]) -> str:
+    """Who keeps the clock: a package of CLOCKS."""
+    return next((package for package in CLOCKS if package in installed), DEFAULT_CLOCK)
+
+
+def clock_command(observed: dict[str, Any]) -> str | None:
+    """The shell text that puts the clock's keeper into force, None when it is.
+
+    Packages exclude each other here, so at most one unit is installed; systemd-timesyncd counts
+    only where none of the others is.
+    """
+    units = observed.get("units", {})
+    unit = next((unit for unit in CLOCKS.values() if unit in units), CLOCKS[DEFAULT_CLOCK])
+    state = units.get(unit, {})
+    runs = state.get("active") == "active" or observed.get("container", False)
+    if state.get("enabled") == "enabled" and runs:
+        return None
+    return f"systemctl enable --now {unit}"
+
+
+def _observed(spec: Base, wanted: dict[str, str]) -> dict[str, Any]:
+    state: dict[str, Any] = host.get_fact(
+        BaseState, zone=spec.timezone, units=[*CLOCKS.values()], wanted=[*wanted]
+    )
+    return state
+
+
+@operation()
+def base_packages(spec: Base) -> Generator[StringCommand, None, None]:
+    """Install the packages, and one that keeps the clock if there is none."""
+    wanted = {*PACKAGES, *spec.packages}
+    state = host.get_fact(apt.AptState, packages=sorted(wanted | CLOCKS.keys()))
+    wanted.add(clock_package(state.get("installed", {})))
+    command = apt.install_command(wanted, state)
+    if command is None:
+        host.noop("packages are installed")
+        return
+    yield StringCommand(command)
+
+
+@operation()
+def clock(spec: Base) -> Generator[StringCommand, None, None]:
+    """Set the time zone, and have the clock kept in step."""
+    observed = _observed(spec, {})
+    zone = timezone_command(spec.timezone, observed)
+    keeper = clock_command(observed)
+    if zone and observed.get("zone_known") is False:
+        yield refuse(
+            f"the node's tzdata has no time zone {spec.timezone}",
+            "name another one in base.timezone, or add 'tzdata-legacy' to base.packages",
+        )
+    if zone:
+        yield StringCommand(zone)
+    if keeper:
+        yield StringCommand(keeper)
+    if not zone and not keeper:
+        host.noop(f"time zone is {spec.timezone}, and the clock is kept in step")
+
+
+@operation()
+def trusted_certificates(spec: Base, texts: tuple[str, ...]) -> Generator[Any, None, None]:
+    """Have the node trust the CAs in `texts` (PEM), and none that we brought earlier."""
+    wanted = split_certificates(texts)
+    changes = certificate_changes(wanted, _observed(spec, wanted).get("certificates", {}))
+    if not changes:
+        host.noop("trusted CAs are as wanted")
+        return
+    for name, text in changes.write.items():
+        path = str(OWN_CERTIFICATES / name)
+        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+    if changes.remove:
+        paths = " ".join(str(OWN_CERTIFICATES / name) for name in changes.remove)
+        yield StringCommand(f"rm -f {paths}")
+    # It leaves links to files that are gone; taken last, they tell of an update that was cut short.
+    yield StringCommand(
+        "update-ca-certificates && "
+        f"find -L {TRUSTED} -maxdepth 1 -type l -lname '*homeport-*' -delete"
+    )
+
+
+@deploy("Base")
+def apply(spec: Base, target: Target) -> None:
+    """Make the node's base as `spec` says; CAs come from the target's sources."""
+    base_packages(name="Base packages", spec=spec)
+    trusted_certificates(name="Trusted CAs", spec=spec, texts=target.sources.ca_certificates)
+    clock(name="Time zone and clock", spec=spec)
+
+
+CAPABILITY = Capability(
+    summary="base packages, time zone and clock, CAs of the sources",
+    proof="container",
+    unproven="a clock that really is corrected: a container has its host's",
+)

@@ -1,0 +1,23 @@
+"""The steps that bring Caddy to a node, or take it away."""
+
+from pyinfra.api.deploy import deploy
+
+from deploys.caddy.operations import configure, remove, serve, take_over
+from deploys.caddy.spec import Caddy, dropin, render, sha256
+from homeport import apt
+
+
+@deploy("Caddy")
+def apply(spec: Caddy | None, backends: dict[str, int]) -> None:
+    """Serve the sites of `spec`; `backends` says on which loopback port each stem answers.
+
+    With None, what Homeport put there is removed; the package and the CA stay.
+    """
+    if spec is None:
+        remove(name="Remove Homeport's Caddyfile and drop-in")
+        return
+    text = render(spec, backends)
+    take_over(text=dropin(), name="Point the unit at Homeport's Caddyfile")
+    apt.packages(wanted=["caddy"], name="Install Caddy from the distribution")
+    configure(text=text, name="Put the validated Caddyfile in place")
+    serve(config_sha256=sha256(text), names=spec.names, name="Run what the Caddyfile says")

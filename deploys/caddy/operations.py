@@ -1,0 +1,108 @@
+"""Operations that bring Caddy to what is wanted, each yielding commands for the difference only."""
+
+from collections.abc import Generator
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.api import FileUploadCommand, StringCommand, operation
+from pyinfra.api.command import PyinfraCommand
+
+from deploys.caddy.facts import (
+    CaddyState,
+    Step,
+    file_differs,
+    overridden,
+    refusal,
+    removal_commands,
+    service_steps,
+    unserved,
+)
+from deploys.caddy.spec import CA_DIRECTORY, CONFIG, DROPIN, HOME, LEAVES, STAGED, sha256
+from homeport.refuse import refuse
+
+# As the user that serves: as root, `caddy validate` would make a CA under root's home.
+VALIDATE = (
+    f"runuser -u caddy -- env -i HOME={HOME} PATH=/usr/sbin:/usr/bin:/sbin:/bin "
+    f"caddy validate --adapter caddyfile --config {STAGED}"
+)
+PLACE = f"""\
+chown 0:0 {STAGED} && chmod 644 {STAGED} || exit 1
+words=$({VALIDATE} 2>&1) || {{
+  printf '%s\\n' "$words" | grep -v '^{{"level":"[iw]' >&2
+  echo "Caddy refuses the new configuration: nothing was changed, the old one keeps serving." >&2
+  rm -f {STAGED}
+  exit 1
+}}
+mv -f {STAGED} {CONFIG}"""
+
+WORDS = "|| { journalctl -u caddy.service -n 20 --no-pager -o cat >&2; exit 1; }"
+# A unit that failed too often would refuse to start.
+START = f"systemctl reset-failed caddy.service 2>/dev/null; systemctl restart caddy.service {WORDS}"
+COMMANDS: dict[Step, str] = {
+    "unmask": "systemctl unmask caddy.service; systemctl unmask --runtime caddy.service",
+    "daemon-reload": "systemctl daemon-reload",
+    "enable": "systemctl enable --quiet caddy.service",
+    # Only the root is precious: what it signed is made anew at the next start.
+    "reissue": "systemctl stop caddy.service; "
+    f"rm -rf {LEAVES} {CA_DIRECTORY}/intermediate.crt {CA_DIRECTORY}/intermediate.key; {START}",
+    "restart": START,
+    "reload": f"systemctl reload caddy.service {WORDS}",
+}
+
+
+@operation()
+def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
+    """Put the drop-in with `text` in place, unless the node is somebody else's web server."""
+    observed = host.get_fact(CaddyState)
+    reason = refusal(observed)
+    if reason:
+        yield refuse(*reason)
+    elif file_differs(observed.get("dropin"), sha256(text)):
+        yield StringCommand(f"install -d -m 755 $(dirname {DROPIN})")
+        yield FileUploadCommand(StringIO(text), DROPIN)
+        yield StringCommand(f"chown 0:0 {DROPIN} && chmod 644 {DROPIN}")
+    else:
+        host.noop("the drop-in is in place")
+
+
+@operation()
+def configure(text: str) -> Generator[PyinfraCommand, None, None]:
+    """Put the Caddyfile `text` in place once Caddy itself found it valid."""
+    if file_differs(host.get_fact(CaddyState).get("config"), sha256(text)):
+        yield StringCommand("install -d -m 755 /etc/homeport")
+        yield FileUploadCommand(StringIO(text), STAGED)
+        yield StringCommand(PLACE)
+    else:
+        host.noop("the Caddyfile is in place")
+
+
+@operation()
+def serve(config_sha256: str, names: tuple[str, ...]) -> Generator[PyinfraCommand, None, None]:
+    """Make the unit run, now and after a reboot, what the Caddyfile on disk says.
+
+    A start may show that the certificates are another CA's: hence a second look, and a third that
+    ends the run when Caddy cannot be brought to serve `names`.
+    """
+    for attempt in range(3):
+        observed = host.get_fact(CaddyState, names=names)
+        reason = overridden(observed)
+        steps = service_steps(observed, config_sha256)
+        if reason or (steps and attempt == 2):
+            yield refuse(*(reason or unserved(steps, observed)))
+            return
+        for step in steps:
+            yield StringCommand(COMMANDS[step])
+        if not steps:
+            if attempt == 0:
+                host.noop("Caddy runs the Caddyfile")
+            return
+
+
+@operation()
+def remove() -> Generator[PyinfraCommand, None, None]:
+    """Take back the Caddyfile and the drop-in, and stop the unit that they configured."""
+    commands = removal_commands(host.get_fact(CaddyState))
+    for command in commands:
+        yield StringCommand(command)
+    if not commands:
+        host.noop("nothing of Homeport's Caddy is there")

@@ -1,0 +1,188 @@
+"""The operations, and `apply`."""
+
+import hashlib
+import shlex
+from collections.abc import Generator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.operations import files
+
+from deploys.docker import engine, guard
+from deploys.docker.facts import DockerState
+from deploys.docker.spec import Docker, daemon_values
+from homeport import apt
+from homeport.observe import act
+from homeport.refuse import refuse
+from homeport.targets import Sources, Target
+from homeport_node.docker import CERTIFICATES, RULES, STARTED_WITH
+
+FILES = Path(__file__).resolve().parents[2] / "files/docker"
+GUARD_UNIT = "homeport-docker-guard.service"
+UNIT_FILE = f"/etc/systemd/system/{GUARD_UNIT}"
+DROP_IN = "/etc/systemd/system/docker.service.d/homeport.conf"
+OWN_FILES = {UNIT_FILE: FILES / GUARD_UNIT, DROP_IN: FILES / "homeport.conf"}
+
+Commands = Generator[Any, None, None]
+
+
+def _observed(wanted: dict[str, Any]) -> dict[str, Any]:
+    state: dict[str, Any] = host.get_fact(DockerState, wanted=wanted, files=[*OWN_FILES])
+    return state
+
+
+def wanted_files(sources: Sources) -> dict[str, str]:
+    """{path: text} of the files of ours that depend on the spec and the target alone."""
+    texts = {path: source.read_text() for path, source in OWN_FILES.items()}
+    if sources.ca_certificates:
+        for mirror in sources.registries.values():
+            path = CERTIFICATES / mirror.split("/", 1)[0] / "homeport.crt"
+            texts[str(path)] = "".join(sources.ca_certificates)
+    return texts
+
+
+def file_changes(
+    wanted: dict[str, str], observed: dict[str, Any]
+) -> tuple[dict[str, str], list[str]]:
+    """({path: text} to write, paths to remove)."""
+    found = {**observed.get("files", {}), **observed.get("certificates", {})}
+    write = {
+        path: text
+        for path, text in wanted.items()
+        if found.get(path) != hashlib.sha256(text.encode()).hexdigest()
+    }
+    return write, [path for path in found if path not in wanted]
+
+
+def guard_commands(observed: dict[str, Any]) -> list[str]:
+    """What has the guard enabled, and the kernel hold what its file says."""
+    unit = observed.get("units", {}).get(GUARD_UNIT, {})
+    commands = []
+    if unit.get("stale"):
+        commands.append("systemctl daemon-reload")
+    if not unit.get("enabled"):
+        commands.append(f"systemctl enable {GUARD_UNIT}")
+    if not unit.get("active") or not (observed.get("guard") or {}).get("same"):
+        commands.append(f"systemctl reload-or-restart {GUARD_UNIT}")
+    return commands
+
+
+def _put(path: str, text: str) -> Commands:
+    yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+
+
+def _remove(paths: list[str]) -> StringCommand:
+    # Folders that only we may have filled; one with something else in it stays.
+    folders = {str(Path(path).parent) for path in paths if path not in (UNIT_FILE, str(RULES))}
+    folders -= {str(STARTED_WITH.parent)}
+    if any(folder.startswith(f"{CERTIFICATES}/") for folder in folders):
+        folders.add(str(CERTIFICATES))
+    inner_first = sorted(folders, reverse=True)
+    tidy = f"; rmdir {shlex.join(inner_first)} 2>/dev/null || true" if folders else ""
+    return StringCommand(f"rm -f {shlex.join(paths)}{tidy}")
+
+
+@operation()
+def configuration(spec: Docker, sources: Sources) -> Commands:
+    """Put daemon.json, the guard and the registries' CAs in place.
+
+    Before the packages: the first start of Docker has them then, and needs no restart.
+    """
+    values = daemon_values(spec)
+    observed = _observed(values)
+    conflict = guard.pool_conflict(spec, observed)
+    if conflict:
+        yield refuse(
+            f"docker.address_pool {spec.address_pool} hides a part of the node's network: "
+            f"{conflict}",
+            "give Docker a private network that is used nowhere else, as docker.address_pool",
+        )
+    daemon = observed.get("daemon", {"differs": ["everything"]})
+    if daemon.get("error"):
+        yield refuse(f"daemon.json cannot be merged: {daemon['error']}", "correct that file")
+    write, remove = file_changes(wanted_files(sources), observed)
+    rules = guard.rules(spec, guard.known(observed))
+    if rules != (observed.get("guard") or {}).get("rules"):
+        write[str(RULES)] = rules
+    for path, text in write.items():
+        yield from _put(path, text)
+    if write.keys() & OWN_FILES.keys():
+        yield StringCommand(f"systemctl daemon-reload && systemctl enable {GUARD_UNIT}")
+    if remove:
+        yield _remove(remove)
+    if daemon["differs"]:
+        yield act("docker", "merge", wanted=values)
+    if not (write or remove or daemon["differs"]):
+        host.noop("Docker's configuration is as wanted")
+
+
+@operation()
+def packages() -> Commands:
+    """Install Docker, Compose and nftables."""
+    state = host.get_fact(apt.AptState, packages=engine.EVERY)
+    release = _observed({}).get("os", {})
+    names = engine.packages(release, state.get("installed", {}))
+    if names is None:
+        yield refuse(
+            f"{release.get('id')} {release.get('version')} is not known to the capability docker",
+            "it is tried on Debian 12 and 13, and written for Ubuntu 22.04 and 24.04",
+        )
+        return
+    command = apt.install_command(names, state)
+    if command is None:
+        host.noop("Docker is installed")
+        return
+    yield StringCommand(command)
+
+
+@operation()
+def running(spec: Docker) -> Commands:
+    """Have the guard in force, then Docker running with the configuration on the disk."""
+    values = daemon_values(spec)
+    observed = _observed(values)
+    if (observed.get("guard") or {}).get("error"):
+        yield refuse(f"nft: {observed['guard']['error']}", "the guard's rules cannot be checked")
+    commands = [*guard_commands(observed), *engine.engine_commands(observed)]
+    for command in commands:
+        yield StringCommand(command)
+    # Docker has its networks only now, and a restart may have changed them.
+    observed = _observed(values) if commands else observed
+    rules = guard.rules(spec, guard.known(observed))
+    if rules != (observed.get("guard") or {}).get("rules"):
+        yield from _put(str(RULES), rules)
+        yield StringCommand(f"systemctl reload-or-restart {GUARD_UNIT}")
+    elif not commands:
+        host.noop("Docker runs as wanted, and the guard is in force")
+
+
+@operation()
+def removed() -> Commands:
+    """Take back what this capability put on the node; Docker itself stays."""
+    observed = _observed({})
+    paths = [*observed.get("files", {}), *observed.get("certificates", {})]
+    has_rules = (observed.get("guard") or {}).get("rules") is not None
+    recorded = observed.get("recorded")
+    if not (paths or has_rules or recorded):
+        host.noop("there is nothing of ours")
+        return
+    if recorded:
+        yield act("docker", "take_back")
+    if UNIT_FILE in paths:
+        yield StringCommand(f"systemctl disable --now {GUARD_UNIT}")
+    doomed = [*paths, *([str(RULES)] if has_rules else []), str(STARTED_WITH)]
+    yield _remove(doomed)
+    yield StringCommand("systemctl daemon-reload")
+
+
+@deploy("Docker")
+def apply(spec: Docker | None, target: Target) -> None:
+    """Make Docker as `spec` says; None takes back what Homeport put there."""
+    if spec is None:
+        removed(name="No Docker of ours")
+        return
+    configuration(name="Docker's configuration", spec=spec, sources=target.sources)
+    packages(name="Docker's packages")
+    running(name="Docker running, guarded", spec=spec)

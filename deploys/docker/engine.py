@@ -1,0 +1,43 @@
+"""Which packages make Docker with Compose, and what its engine needs done."""
+
+from typing import Any
+
+# (ID, VERSION_ID) of os-release → packages. Debian 12's Compose is v1 (`docker-compose`); Debian
+# 13 puts the client apart; Ubuntu's Compose v2 came to 22.04 as an update.
+DISTRIBUTIONS = {
+    ("debian", "12"): ("docker.io", "docker-compose"),
+    ("debian", "13"): ("docker.io", "docker-cli", "docker-compose"),
+    ("ubuntu", "22.04"): ("docker.io", "docker-compose-v2"),
+    ("ubuntu", "24.04"): ("docker.io", "docker-compose-v2"),
+}
+DOCKER_COM = ("docker-ce", "docker-ce-cli", "docker-compose-plugin")
+GUARD = "nftables"
+EVERY = sorted({GUARD, *DOCKER_COM, *(name for names in DISTRIBUTIONS.values() for name in names)})
+
+
+def packages(os_release: dict[str, str], installed: dict[str, str]) -> tuple[str, ...] | None:
+    """The packages that this node is to have; None for a distribution that is not known.
+
+    A docker-ce that is there is kept, and what is missing comes from the same source.
+    """
+    if "docker-ce" in installed:
+        return (GUARD, *DOCKER_COM)
+    names = DISTRIBUTIONS.get((os_release.get("id", ""), os_release.get("version", "")))
+    return (GUARD, *names) if names else None
+
+
+def engine_commands(observed: dict[str, Any]) -> list[str]:
+    """What brings the engine to run, enabled, with the configuration that is on the disk."""
+    unit = observed.get("units", {}).get("docker.service", {})
+    commands = []
+    if unit.get("stale"):
+        commands.append("systemctl daemon-reload")
+    if not unit.get("enabled"):
+        commands.append("systemctl enable docker.service")
+    if not unit.get("active"):
+        # After three failures in a minute systemd starts nothing until it is told to forget them.
+        commands.append("systemctl reset-failed docker.service docker.socket 2>/dev/null || true")
+        commands.append("systemctl start docker.service")
+    elif observed.get("daemon", {}).get("not_running"):
+        commands.append("systemctl restart docker.service")
+    return commands

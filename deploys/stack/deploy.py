@@ -1,0 +1,74 @@
+"""The steps that bring a node's services to what the inventory says, in order."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.operations import files
+
+from deploys.stack import operations
+from deploys.stack.compose import COMPOSE_FILE, render
+from deploys.stack.difference import mounted
+from deploys.stack.spec import DIRECTORY, Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT_TEMPLATE = ROOT / "templates/stack/homeport-stack.service.j2"
+DROPIN_FILE = ROOT / "files/stack/homeport-stack.conf"
+# Seconds that Compose may take above the slowest service.
+STOP_MARGIN = 60
+
+
+def _compose(project: str) -> str:
+    """How the unit calls Compose: 2 as Docker's plugin or 1, whichever the node has then."""
+    return (
+        'c="docker compose"; $$c version >/dev/null 2>&1 || c=docker-compose; '
+        f"exec $$c -p {project} -f {COMPOSE_FILE}"
+    )
+
+
+def _put(path: str, content: str, mode: str) -> None:
+    files.put(
+        name=f"Write {path}",
+        src=io.StringIO(content),
+        dest=path,
+        user="root",
+        group="root",
+        mode=mode,
+    )
+
+
+def _write_files(stack: Stack) -> None:
+    files.directory(name="Make the stack's directory", path=DIRECTORY, mode="755")
+    wanted: list[tuple[Any, Any]] = list(mounted(stack))
+    for service, file in host.loop(wanted):
+        _put(stack.path_of_file(service, file), file.content, file.mode)
+    _put(COMPOSE_FILE, render(stack), "644")
+    files.template(
+        name="Write the unit",
+        src=str(UNIT_TEMPLATE),
+        dest=operations.UNIT_FILE,
+        mode="644",
+        project=stack.project,
+        compose=_compose(stack.project),
+        stop_seconds=max(service.stop_grace for service in stack.services) + STOP_MARGIN,
+    )
+    files.put(
+        name="Tell the stack when Docker has started",
+        src=str(DROPIN_FILE),
+        dest=operations.DROPIN,
+        mode="644",
+    )
+
+
+@deploy("Stack")
+def apply(spec: Stack | None) -> None:
+    """Run the services of the inventory, and nothing else under this project."""
+    if spec is None or not spec.services:
+        operations.remove(name="Remove the stack")
+        return
+    _write_files(spec)
+    operations.converge(name="Bring the services to what is wanted", stack=spec)
+    operations.unit(name="Keep the stack's unit enabled and active", stack=spec)
+    operations.tidy(name="Remove stray mounted files", stack=spec)

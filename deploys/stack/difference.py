@@ -1,0 +1,129 @@
+"""What a Compose project lacks or has too much, from its specification and the observed state."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploys.stack.compose import render
+from deploys.stack.spec import Service, Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What to do. `up` and `recreate` give the reason for each service, in words.
+
+    `recreate` are those that Compose itself would leave as they are. `waiting` are well, but not
+    healthy yet. `refused` is a (cause, remedy) that forbids any work.
+    """
+
+    refused: tuple[str, str] | None = None
+    pull: tuple[str, ...] = ()
+    up: dict[str, str] = field(default_factory=dict)
+    recreate: dict[str, str] = field(default_factory=dict)
+    waiting: tuple[str, ...] = ()
+    extra: tuple[dict[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Difference()
+
+
+def _why_up(wanted_hash: str, state: dict[str, Any] | None) -> str:
+    """Why Compose would make or start the service, or ""."""
+    if state is None:
+        return "has no container"
+    if state["hash"] != wanted_hash:
+        return "has another configuration"
+    if state["status"] in ("created", "exited", "dead"):
+        return f"does not run ({state['status']}, exit status {state['exit_code']})"
+    return ""
+
+
+def _why_recreate(state: dict[str, Any], image: str) -> str:
+    """Why a container that fits the Compose file must be made anew all the same, or ""."""
+    if state["image"] != image:
+        return "runs another image than its name stands for now"
+    if state["stale"]:
+        return f"started before {', '.join(state['stale'])} changed"
+    if state["health"] == "unhealthy":
+        return "is unhealthy"
+    if state["status"] in ("restarting", "paused"):
+        return f"is {state['status']}"
+    return ""
+
+
+def _refusal(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
+    if not observed.get("docker"):
+        words = observed.get("docker_error") or "there is no docker command"
+        return (f"Docker does not answer: {words}", "systemctl status docker")
+    if not observed["compose"]:
+        return ("this node has no Docker Compose", "apt-get install docker-compose")
+    for service in stack.services:
+        for port in service.ports:
+            holder = observed["taken"].get(str(port.host))
+            if holder:
+                return (
+                    f"port {port.host}, wanted by {service.capability}, is taken by {holder}",
+                    f"stop that, or give {service.capability}.port another number",
+                )
+    return None
+
+
+def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
+    """What `stack` needs on a node that was observed as `observed` (a `StackState`)."""
+    refused = _refusal(stack, observed)
+    if refused:
+        return Difference(refused=refused)
+    text = hashlib.sha256(render(stack).encode()).hexdigest()
+    stale_file = observed["compose_file"] != text
+    up, recreate, waiting = {}, {}, []
+    for service in stack.services:
+        state = observed["services"].get(service.name)
+        reason = _why_up(observed["hashes"].get(service.name, ""), state)
+        if not reason and state is not None:
+            again = _why_recreate(state, observed["images"][service.image.reference])
+            if again:
+                recreate[service.name] = again
+            elif state["health"] == "starting":
+                waiting.append(service.name)
+        if reason:
+            up[service.name] = reason
+    if stale_file and not up:
+        # The file is put right before this step runs; its hashes are read again then.
+        up = {"compose.yaml": "is not the wanted one"}
+    missing = {ref for ref, image in observed["images"].items() if not image}
+    return Difference(
+        pull=tuple(sorted(missing)),
+        up=up,
+        recreate={} if stale_file else recreate,
+        waiting=tuple(waiting),
+        extra=tuple(observed["extra"]),
+    )
+
+
+def stray_files(stack: Stack | None, observed: dict[str, Any]) -> list[str]:
+    """Files below the directory of mounted files that no service wants."""
+    wanted = set()
+    if stack is not None:
+        wanted = {stack.path_of_file(*pair) for pair in mounted(stack)}
+    return [path for path in observed.get("files", []) if path not in wanted]
+
+
+def mounted(stack: Stack) -> Iterator[tuple[Service, Any]]:
+    """Every mounted file with its service."""
+    for service in stack.services:
+        for file in service.files:
+            yield service, file
+
+
+def unit_steps(unit: dict[str, Any]) -> list[str]:
+    """The systemctl verbs that the unit still needs, from its observed state."""
+    steps = []
+    known = unit.get("LoadState") == "loaded" and unit.get("NeedDaemonReload") == "no"
+    if not known or not unit.get("docker_knows"):
+        steps.append("daemon-reload")
+    if unit.get("UnitFileState") != "enabled":
+        steps.append("enable")
+    if unit.get("ActiveState") != "active":
+        steps.append("start")
+    return steps

@@ -1,0 +1,42 @@
+"""The observed state of a node's Compose project."""
+
+from typing import Any
+
+from deploys.stack.spec import Stack
+from homeport.observe import NodeFact
+
+
+class StackState(NodeFact):
+    """Everything about the project, from one command (`homeport_node/stack.py`):
+
+    {"docker": "26.1.5", "docker_error": "", "compose": "docker compose", "project": "iona",
+     "compose_file": "sha256 of the file on disk", "files": ["/etc/homeport/stack/files/…"],
+     "hashes": {"llama-server": "what the file on disk wants"}, "hash_error": "",
+     "images": {"ghcr.io/…@sha256:…": "sha256:… of the image here, or empty"},
+     "services": {"llama-server": {"id": "…", "status": "running", "health": "healthy",
+                  "exit_code": 0, "restarts": 0, "started_at": "2026-…Z", "hash": "…",
+                  "image": "sha256:…", "stale": ["paths that changed since the start"]}},
+     "extra": [{"id": "…", "name": "project/service"}],
+     "taken": {"8080": "python3 (pid 123)"},
+     "unit": {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active",
+              "NeedDaemonReload": "no", "docker_knows": true}}
+    """
+
+    stem = "stack"
+
+
+def arguments(stack: Stack | None) -> dict[str, Any]:
+    """What `StackState` is asked for `stack`; with None, for what is there."""
+    if stack is None:
+        return {"project": "", "services": {}}
+    services = {
+        service.name: {
+            "image": service.image.reference,
+            "ports": [port.host for port in service.ports],
+            "files": {stack.path_of_file(service, file): file.path for file in service.files},
+            "secrets": list(service.secrets),
+            "reads": list(service.reads),
+        }
+        for service in stack.services
+    }
+    return {"project": stack.project, "services": services}

@@ -1,0 +1,99 @@
+"""The steps that pyinfra has no operation for: Compose itself, and the unit around it."""
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+
+from deploys.stack.difference import Difference, difference, stray_files, unit_steps
+from deploys.stack.facts import StackState, arguments
+from deploys.stack.spec import DIRECTORY, Stack
+from homeport.observe import act
+from homeport.refuse import refuse
+
+UNIT = "homeport-stack.service"
+UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
+
+
+def _observe(stack: Stack | None) -> dict[str, Any]:
+    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack))
+    return observed
+
+
+@operation()
+def converge(stack: Stack) -> Generator[StringCommand, None, None]:
+    """Every service runs as the inventory says, and works; what is as wanted is not touched."""
+    observed = _observe(stack)
+    todo = difference(stack, observed)
+    if todo.refused:
+        yield refuse(*todo.refused)
+        return
+    if not todo:
+        host.noop("every service runs as wanted")
+        return
+    if todo.pull:
+        yield act("stack_actions", "pull", images=list(todo.pull))
+        # Compose 1 counts the image's ID into its hash: look again now that it is here.
+        observed = _observe(stack)
+        todo = difference(stack, observed)
+    if observed.get("hash_error"):
+        yield refuse(f"Compose refuses the file: {observed['hash_error']}", "report this")
+        return
+    yield from _up_and_wait(stack, todo)
+
+
+def _up_and_wait(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
+    if todo.refused:
+        yield refuse(*todo.refused)
+        return
+    if todo.extra:
+        ids = [container["id"] for container in todo.extra]
+        yield act("stack_actions", "remove_containers", ids=ids)
+    if todo.up or todo.recreate:
+        recreate = sorted(todo.recreate)
+        yield act("stack_actions", "up", project=stack.project, recreate=recreate)
+    deadlines = {service.name: service.start_timeout for service in stack.services}
+    yield act("stack_actions", "wait", project=stack.project, services=deadlines)
+
+
+@operation()
+def unit(stack: Stack) -> Generator[StringCommand, None, None]:
+    """systemd knows the unit as it is on disk, starts it at boot, and has it started."""
+    steps = unit_steps(_observe(stack)["unit"])
+    for step in steps:
+        name = () if step == "daemon-reload" else (UNIT,)
+        yield StringCommand("systemctl", step, *name)
+    if not steps:
+        host.noop(f"{UNIT} is enabled and active")
+
+
+@operation()
+def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
+    """No file lies below files/ that no service mounts."""
+    stray = stray_files(stack, _observe(stack))
+    if stray:
+        yield act("stack_actions", "remove_files", paths=stray)
+    else:
+        host.noop("no stray files")
+
+
+@operation()
+def remove() -> Generator[StringCommand, None, None]:
+    """No container, network, unit or file of the stack is left. Volumes and images stay."""
+    observed = _observe(None)
+    there = False
+    if observed.get("unit", {}).get("LoadState") == "loaded":
+        there = True
+        yield StringCommand("systemctl", "disable", "--now", UNIT)
+        yield StringCommand("rm", "-f", UNIT_FILE, DROPIN)
+        yield StringCommand("systemctl", "daemon-reload")
+    if observed.get("project") and observed.get("docker"):
+        there = True
+        yield act("stack_actions", "down", project=observed["project"])
+    if observed.get("compose_file") or observed.get("files"):
+        there = True
+        yield StringCommand("rm", "-rf", DIRECTORY)
+    if not there:
+        host.noop("there is no stack")

@@ -1,0 +1,30 @@
+"""What a person asks of a running stack, as the shell text that runs on the node as root."""
+
+import shlex
+
+from deploys.stack.spec import DIRECTORY, Stack
+from homeport.refuse import refuse
+
+UNIT = "homeport-stack.service"
+COMPOSE = (
+    'compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@"; '
+    'else docker-compose "$@"; fi; }'
+)
+
+
+def verb(stack: Stack | None, name: str, *words: str) -> str:
+    """The shell text for `status`, `start`, `stop` or `logs LINES [SERVICE]` of `stack`."""
+    if stack is None:
+        return str(refuse("the inventory gives this node no services", "add one, then converge"))
+    project = f"compose -p {shlex.quote(stack.project)} -f {DIRECTORY}/compose.yaml"
+    if name == "logs":
+        lines, *services = (shlex.quote(word) for word in words)
+        return f"{COMPOSE}\n{project} logs --no-color --tail {lines} {' '.join(services)}\n"
+    texts = {
+        "status": f"systemctl is-active {UNIT}\n{COMPOSE}\n{project} ps\n"
+        # Not running is an answer, and not a success.
+        f"systemctl --quiet is-active {UNIT}\n",
+        "start": f"systemctl start {UNIT}\n",
+        "stop": f"systemctl stop {UNIT}\n",
+    }
+    return texts[name]

@@ -1,0 +1,108 @@
+"""Debian packages: one operation that every capability uses.
+
+pyinfra's own `apt.packages` refreshes the lists by the clock alone, does not wait for a lock that
+another process holds, and leaves a half-configured package as it is. This one asks the archive
+only when a package is missing, waits a bounded time, and finishes what an interrupted run of dpkg
+left. It works where python3 is not there yet.
+"""
+
+import re
+import shlex
+from collections.abc import Generator, Iterable
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+
+from homeport.observe import NodeFact
+
+# Debian Policy 5.6.1: names are lower-case letters, digits, "+", "-" and ".", at least two.
+PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+LISTS_MAX_AGE = 86400  # seconds
+LOCK_WAIT = 120  # seconds
+
+# DPkg::Lock::Timeout covers dpkg's locks alone: apt 2.6 and 3.0 give up at once when the lock of
+# the package lists is held, so that one is waited for here. apt names the process that holds it.
+_SCRIPT = """\
+export DEBIAN_FRONTEND=noninteractive
+words=$(mktemp) || exit 1
+trap 'rm -f "$words"' EXIT
+deadline=$(( $(date +%s) + {wait} ))
+get() {{
+  apt-get -q -y -o DPkg::Lock::Timeout={wait} -o Dpkg::Options::=--force-confdef \\
+    -o Dpkg::Options::=--force-confold -o APT::Install-Recommends=false "$@" </dev/null 2>"$words"
+}}
+refresh() {{
+  until get update; do
+    grep -q 'Could not get lock' "$words" || return 1
+    [ "$(date +%s)" -lt "$deadline" ] || return 1
+    sleep 2
+  done
+  mkdir -p /var/lib/homeport && touch /var/lib/homeport/apt-refreshed
+}}
+stop() {{
+  cat "$words" >&2
+  if grep -qE 'Could not get lock|Unable to acquire|locked by another process' "$words"; then
+    echo 'Another process was using apt for more than {wait} s, and nothing was changed:' \\
+      'let it end (ps -fp PID), then converge again' >&2
+  fi
+  exit 1
+}}
+if [ -n "$(dpkg --audit 2>/dev/null)" ]; then
+  # An earlier run of dpkg was cut short. Through apt, which waits for the lock.
+  get -f install || {{ dpkg --force-confdef --force-confold --configure -a </dev/null 2>"$words" \\
+    && get -f install; }} || stop
+fi
+{refresh}get install {packages} || {{
+  grep -qE 'Could not get lock|Unable to acquire|locked by another process' "$words" && stop
+  # Lists that are out of step with the archive name files that it no longer has.
+  refresh && get install {packages}
+}} || stop
+cat "$words" >&2"""
+
+
+class AptState(NodeFact):
+    """{"installed": {"curl": "8.14.1-2"}, "lists_age": 12.5}, of the packages asked about.
+
+    `lists_age` is in seconds, None when there are no lists or nobody knows.
+    """
+
+    stem = "apt"
+
+
+def is_package_name(name: str) -> bool:
+    """Whether `name` can be the name of a Debian package."""
+    return PACKAGE_NAME.fullmatch(name) is not None
+
+
+def install_command(
+    wanted: Iterable[str], observed: dict[str, Any], lock_wait: int = LOCK_WAIT
+) -> str | None:
+    """The shell text that installs what is missing of `wanted`; None when nothing is.
+
+    Recommended packages are not installed. `lock_wait` is in seconds. Configuration files that
+    somebody edited are kept.
+    """
+    missing = sorted(set(wanted) - observed.get("installed", {}).keys())
+    if not missing:
+        return None
+    age = observed.get("lists_age")
+    stale = age is None or age > LISTS_MAX_AGE
+    return _SCRIPT.format(
+        wait=lock_wait,
+        refresh="refresh || stop\n" if stale else "",
+        packages=shlex.join(missing),
+    )
+
+
+@operation()
+def packages(
+    wanted: Iterable[str], lock_wait: int = LOCK_WAIT
+) -> Generator[StringCommand, None, None]:
+    """Install what is missing of `wanted`, names of real (not virtual) Debian packages."""
+    names = sorted(set(wanted))
+    command = install_command(names, host.get_fact(AptState, packages=names), lock_wait)
+    if command is None:
+        host.noop(f"packages are installed: {' '.join(names)}")
+        return
+    yield StringCommand(command)

@@ -1,0 +1,278 @@
+"""The command line: `bin/homeport COMMAND`. The one module here that loads the capabilities.
+
+Exit statuses: 0 as wanted, 1 could not do or tell, 2 differs.
+"""
+
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+# First of all: gevent must patch the standard library before anything else has imported it.
+import pyinfra_cli  # noqa: F401  # isort: skip
+import click
+from pyinfra.api.exceptions import PyinfraError
+
+from homeport import report
+from homeport.capability import Capability
+from homeport.lab import LabError
+from homeport.targets import lock_path, read_targets, targets_path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+INVENTORY = click.argument("inventory", type=click.Path(path_type=Path))
+JSON = click.option("--json", "to", metavar="FILE", help="Also write JSON; - is standard output.")
+
+
+def give_up(message: str) -> NoReturn:
+    """Print one line and exit 1."""
+    report.console.print(message, style="red", markup=False)
+    raise SystemExit(1)
+
+
+def command_line(command: str, inventory: Path) -> str:
+    """How a person types `command` for `inventory`, environment included."""
+    settings = [
+        f"{name}={os.environ[name]} "
+        for name in ("HOMEPORT_TARGETS", "HOMEPORT_LOCK")
+        if os.environ.get(name)
+    ]
+    return f"{''.join(settings)}bin/homeport {command} {inventory}"
+
+
+class _Group(click.Group):
+    """Wrong input and refusals end in one line and exit status 1, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (PyinfraError, LabError) as error:
+            give_up(str(error))
+
+
+def capabilities() -> dict[str, Capability]:
+    """Every capability of `deploys`, by its stem."""
+    import deploys
+
+    found = {}
+    for module in pkgutil.iter_modules(deploys.__path__):
+        if module.name == "full":  # calls operations; it cannot be imported outside a run
+            continue
+        loaded = importlib.import_module(f"deploys.{module.name}")
+        capability = getattr(loaded, "CAPABILITY", None)
+        if isinstance(capability, Capability):
+            found[module.name] = capability
+    return found
+
+
+@click.group("homeport", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--targets", metavar="FILE", help="Targets file instead of the inventory's own.")
+@click.option("--lock", metavar="FILE", help="Lock instead of the inventory's own.")
+def main(targets: str | None, lock: str | None) -> None:
+    """Takes bare machines to working, private LLM nodes, and proves it."""
+    os.chdir(ROOT)
+    if targets:
+        os.environ["HOMEPORT_TARGETS"] = str(Path(targets).resolve())
+    if lock:
+        os.environ["HOMEPORT_LOCK"] = str(Path(lock).resolve())
+
+
+@main.command()
+@INVENTORY
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@JSON
+def converge(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
+    """Make the machines of INVENTORY what it says they are."""
+    from homeport import run
+
+    if not lock_path(inventory).exists():
+        report.console.print(
+            f"no lock: images and models are taken as their tags and branches stand now; "
+            f"pin them with `bin/homeport lock {inventory}`"
+        )
+    display = report.Display()
+    with display.live():
+        result = run.converge(
+            inventory,
+            ROOT / "deploys" / "full.py",
+            limit=limit,
+            progress=display,
+            closing=_closing,
+        )
+    report.print_result(result, command_line("converge", inventory))
+    if to:
+        report.write_json(report.result_json(str(inventory), result), to)
+    raise SystemExit(0 if result.ok else 1)
+
+
+def _closing(host: Any) -> list[str]:
+    from deploys.closing import closing_lines
+
+    return closing_lines(host)
+
+
+@main.command()
+@INVENTORY
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@click.option("-k", "expression", default="", help="Only the checks that match, as in pytest.")
+@JSON
+def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | None) -> None:
+    """Check that the nodes of INVENTORY work, from where their users sit."""
+    from homeport import verify as verification
+    from homeport.run import load
+
+    load(inventory, limit)
+    result = verification.verify(inventory, limit=limit, expression=expression)
+    if to:
+        report.write_json(verification.result_json(str(inventory), result), to)
+    raise SystemExit(0 if result.ok else 1)
+
+
+@main.command()
+@click.argument("host")
+@click.option("--user", default="root", show_default=True)
+@click.option("--port", default=22, show_default=True)
+@click.option("--key", default="", metavar="FILE", help="Private ssh key; else the agent's.")
+@click.option("--name", default="", help="The host's name; else the inventory's, else node.")
+@click.option("--inventory", type=click.Path(path_type=Path), help="Take the handles it asks for.")
+def probe(host: str, user: str, port: int, key: str, name: str, inventory: Path | None) -> None:
+    """Read the machine HOST and print its targets file."""
+    from homeport.probe import probe as read_machine
+
+    handles = _handles(inventory) if inventory else {}
+    name = name or (inventory.stem if inventory else "node")
+    sys.stdout.write(read_machine(host, user=user, port=port, key=key, name=name, handles=handles))
+
+
+def _handles(inventory: Path) -> dict[str, list[str]]:
+    """The GPU and radio handles that `inventory` asks a targets file for."""
+    from homeport.inventory import handles_of
+
+    return handles_of(inventory)
+
+
+@main.command()
+@INVENTORY
+def lock(inventory: Path) -> None:
+    """Pin INVENTORY: images to digests, models to commits, sizes and sha256."""
+    from homeport.inventory import unbound
+    from homeport.resolve import make_lock
+
+    nodes = unbound(inventory)
+    made = make_lock(nodes, read_targets(targets_path(inventory)))
+    path = lock_path(inventory)
+    path.write_text(made.to_json())
+    report.console.print(
+        f"{path}: {len(made.images)} images, {len(made.repos)} repositories pinned. "
+        f"Next: {command_line('converge', inventory)}"
+    )
+
+
+def _stack_command(inventory: Path, limit: tuple[str, ...], verb: str, *words: str) -> None:
+    """Run one of `deploys.stack`'s verbs on each host and pass on what it prints."""
+    from deploys.stack.verbs import verb as text_of
+    from homeport.remote import run_on
+
+    failed = False
+    for host, code in run_on(inventory, limit, lambda node: text_of(node.stack, verb, *words)):
+        if code != 0:
+            report.console.print(f"{host}: {verb} failed with exit status {code}", style="red")
+            failed = True
+    raise SystemExit(1 if failed else 0)
+
+
+def _verb(name: str, summary: str) -> None:
+    @main.command(name, help=summary)
+    @INVENTORY
+    @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+    def command(inventory: Path, limit: tuple[str, ...]) -> None:
+        _stack_command(inventory, limit, name)
+
+
+_verb("status", "Say what runs on the nodes of INVENTORY, and how it is.")
+_verb("start", "Start the stack on the nodes of INVENTORY.")
+_verb("stop", "Stop the stack on the nodes of INVENTORY; it stays stopped until `start`.")
+
+
+@main.command()
+@INVENTORY
+@click.argument("service", required=False)
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@click.option("--lines", default=100, show_default=True, help="How many of the last lines.")
+def logs(inventory: Path, service: str | None, limit: tuple[str, ...], lines: int) -> None:
+    """Show the last log lines of the stack, or of one SERVICE."""
+    _stack_command(inventory, limit, "logs", str(lines), *([service] if service else []))
+
+
+@main.command()
+@INVENTORY
+@click.option("--on", "where", default="container", type=click.Choice(["container"]))
+@click.option(
+    "--keep", is_flag=True, help="Leave the lab machine running, and say how to reach it."
+)
+@JSON
+def rehearse(inventory: Path, where: str, keep: bool, to: str | None) -> None:
+    """Build INVENTORY on a lab machine, with no GPU: converge, verify, converge again."""
+    from homeport.lab.rehearse import rehearse as run_rehearsal
+
+    _install_lab_packages()
+    result = run_rehearsal(inventory, keep=keep)
+    if to:
+        report.write_json(result.to_json(), to)
+    raise SystemExit(0 if result.ok else 1)
+
+
+@main.command()
+def release() -> None:
+    """Take away every lab that `rehearse --keep` left up."""
+    from homeport.lab.engine import release_kept
+
+    count = release_kept()
+    report.console.print(f"{count} kept labs taken away")
+
+
+def _install_lab_packages() -> None:
+    from homeport.prerequisites import install_lab_packages
+
+    install_lab_packages()
+
+
+@main.group()
+def bench() -> None:
+    """Measure Homeport against the ways people do the same work without it."""
+
+
+@bench.command("converge")
+@click.option("--rounds", default=1, show_default=True, help="How often each tool builds the node.")
+@JSON
+def bench_converge(rounds: int, to: str | None) -> None:
+    """Time the first converge of Iona against an idiomatic shell script, on the same lab node."""
+    from homeport.lab.bench_converge import bench_converge as measure
+
+    _install_lab_packages()
+    result = measure(Path("inventory/iona.py"), rounds=rounds)
+    if to:
+        report.write_json(result, to)
+
+
+@main.command()
+@click.argument("tiers", nargs=-1)
+def test(tiers: tuple[str, ...]) -> None:
+    """Run the tests: every tier this machine can carry, or the TIERS named (unit, container)."""
+    from homeport.tiers import run_tiers
+
+    raise SystemExit(run_tiers(tiers))
+
+
+@main.command()
+def table() -> None:
+    """Print the README's table of capabilities, made from the code."""
+    from homeport.capability import table as render
+
+    sys.stdout.write(render(capabilities()))
+
+
+if __name__ == "__main__":
+    main(prog_name="bin/homeport")

@@ -1,0 +1,137 @@
+"""Joins an inventory's nodes with their targets and lock, in the form that pyinfra reads.
+
+An inventory ends with
+
+    hosts = inventory(__file__, iona=IONA)
+
+which validates everything, whole, before any connection. Each host's data then holds `node` (the
+specification with GPUs, images and models resolved), `target`, `lock` and `not_exercised`.
+"""
+
+import dataclasses
+import os
+import runpy
+from pathlib import Path
+from typing import Any, TypeVar
+
+from homeport.lock import Lock, read_lock
+from homeport.pins import Gpu, Radio, bind, find
+from homeport.spec import Spec, SpecError
+from homeport.targets import Target, lock_path, read_targets, targets_path
+
+S = TypeVar("S", bound=Spec)
+
+HostEntry = tuple[str, dict[str, Any]]
+
+# While `unbound` runs an inventory, its nodes are put here and nothing else is read.
+_collecting: dict[str, Spec] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NotExercised:
+    """A capability that the inventory wants and the target cannot carry, and why."""
+
+    capability: str
+    reason: str
+
+
+def without_lacking(node: S, target: Target) -> tuple[S, tuple[NotExercised, ...]]:
+    """`node` without the capabilities that `target` lacks what they need for, and their list."""
+    changes: dict[str, None] = {}
+    missing = []
+    for field in dataclasses.fields(node):  # type: ignore[arg-type]
+        spec = getattr(node, field.name)
+        if not isinstance(spec, Spec):
+            continue
+        for need in sorted(spec.NEEDS):
+            if need in target.lacks:
+                changes[field.name] = None
+                reason = f"no {need}: {target.lacks[need]}"
+                missing.append(NotExercised(capability=field.name, reason=reason))
+                break
+    return dataclasses.replace(node, **changes), tuple(missing)  # type: ignore[type-var]
+
+
+def _known_hosts(target: Target) -> Path:
+    """A known_hosts file that holds the one key by which `target` may identify itself."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = cache / "homeport" / "known_hosts"
+    directory.mkdir(parents=True, exist_ok=True)
+    host = target.address if target.port == 22 else f"[{target.address}]:{target.port}"
+    path = directory / f"{target.name}-{target.address.replace(':', '_')}-{target.port}"
+    line = f"{host} {target.host_key}\n"
+    if not path.exists() or path.read_text() != line:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(line)
+        temporary.replace(path)
+    return path
+
+
+def host_data(node: Spec, target: Target, lock: Lock) -> dict[str, Any]:
+    """The pyinfra host data of one node: how to connect, and what to build."""
+    carried, missing = without_lacking(node, target)
+    data: dict[str, Any] = {
+        "ssh_hostname": target.address,
+        "ssh_port": target.port,
+        "ssh_user": target.user,
+        "ssh_known_hosts_file": str(_known_hosts(target)),
+        "ssh_strict_host_key_checking": "yes",
+        "node": bind(carried, target, lock),
+        "target": target,
+        "lock": lock,
+        "not_exercised": missing,
+    }
+    if target.ssh_key:
+        data["ssh_key"] = str(Path(target.ssh_key).expanduser())
+    if target.user != "root":
+        data["_sudo"] = True
+    return data
+
+
+def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
+    """The hosts of the inventory at `file`, ready for pyinfra.
+
+    Raises `SpecError`, naming the field and the remedy, for anything that is wrong with the
+    inventory, its targets file or its lock.
+    """
+    if _collecting is not None:
+        _collecting.update(nodes)
+        return []
+    path = Path(file).resolve()
+    where = targets_path(path)
+    targets = read_targets(where)
+    lock = read_lock(lock_path(path))
+    hosts = []
+    for name, node in nodes.items():
+        if name not in targets:
+            raise SpecError(
+                f"{path.stem}: hosts.{name}: is missing in {where}: "
+                f"`bin/homeport probe HOST --name {name}` prints it for a machine"
+            )
+        hosts.append((f"@homeport/{name}", host_data(node, targets[name], lock)))
+    return hosts
+
+
+def unbound(path: Path) -> dict[str, Spec]:
+    """The nodes of the inventory at `path` as they are written, without targets and lock.
+
+    Raises `SpecError` for wrong input.
+    """
+    global _collecting
+    if not path.is_file():
+        raise SpecError(f"{path}: there is no such inventory")
+    _collecting = {}
+    try:
+        runpy.run_path(str(path))
+        return _collecting
+    finally:
+        _collecting = None
+
+
+def handles_of(path: Path) -> dict[str, list[str]]:
+    """{"gpus": ["left", …], "radios": […]}: the handles that the inventory at `path` uses."""
+    found: dict[str, list[str]] = {"gpus": [], "radios": []}
+    for node in unbound(path).values():
+        found["gpus"] += [pin.handle for pin in find(node, Gpu)]
+        found["radios"] += [pin.handle for pin in find(node, Radio)]
+    return {table: list(dict.fromkeys(names)) for table, names in found.items()}

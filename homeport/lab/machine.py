@@ -1,0 +1,414 @@
+"""A lab machine: one container with systemd that is to Homeport what a bare machine is.
+
+It is reached by ssh at an address of its own, knows the names of the lab's sources, and has
+simulated GPUs. Its Docker image store and its model directory start empty. What a container has
+not (a kernel of its own, a boot loader, radios) is in `LACKS`.
+"""
+
+import contextlib
+import io
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import PublicFormat as Public
+
+from homeport.lab import LabError, cache, images
+from homeport.lab.cache import Progress, quiet
+from homeport.lab.engine import Engine, Network
+from homeport.lab.keeper import remove_cgroups
+
+HARDWARE = Path(__file__).with_name("hardware")
+
+LACKS = {
+    "radio": "a container has no Wi-Fi radio",
+    "boot_loader": "a container has no boot loader",
+    "kernel": "a container has no kernel of its own",
+    "iommu": "a container has no IOMMU groups",
+}
+
+# Enough for systemd and for Docker inside. Left out on purpose: SYS_TIME, SYS_MODULE, SYS_BOOT,
+# SYS_RAWIO, MAC_ADMIN and SYSLOG, with which a machine could change its host.
+CAPABILITIES = (
+    "SYS_ADMIN",
+    "NET_ADMIN",
+    "NET_RAW",
+    "SYS_PTRACE",
+    "SYS_NICE",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "AUDIT_CONTROL",
+    "AUDIT_WRITE",
+    "DAC_READ_SEARCH",
+    "IPC_LOCK",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedGpu:
+    """A simulated GPU: `handle` as the inventory calls it, `uuid` as nvidia-smi prints it."""
+
+    handle: str
+    uuid: str
+    name: str = "NVIDIA GeForce RTX 2080 Ti"
+    memory_mib: int = 11264
+
+
+def simulated_gpus(machine: str, handles: tuple[str, ...]) -> tuple[SimulatedGpu, ...]:
+    """One simulated GPU per handle; the UUIDs are the same for the same machine and handle."""
+    space = uuid.uuid5(uuid.NAMESPACE_DNS, "homeport.lab.internal")
+    return tuple(
+        SimulatedGpu(handle=handle, uuid=f"GPU-{uuid.uuid5(space, f'{machine}/{handle}')}")
+        for handle in handles
+    )
+
+
+def key_pair() -> tuple[bytes, str]:
+    """A fresh ssh key: the private half as OpenSSH writes it, and the public line."""
+    private = Ed25519PrivateKey.generate()
+    text = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    return text, private.public_key().public_bytes(Encoding.OpenSSH, Public.OpenSSH).decode()
+
+
+def client_key(directory: Path) -> tuple[Path, str]:
+    """A key for the lab's desk, made in `directory`: its path and its public line."""
+    path = directory / "id_ed25519"
+    private, public = key_pair()
+    path.touch(mode=0o600)
+    path.write_bytes(private)
+    return path, public
+
+
+def archive(files: dict[str, tuple[bytes, int]]) -> bytes:
+    """A tar archive of root's `files`: path to contents and mode, with the directories."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, (data, mode) in files.items():
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def resolvers() -> bytes:
+    """A resolv.conf with the host's name servers, those that a container can reach.
+
+    Empty when there is none: then the machine keeps the one that Docker gives it.
+    """
+    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+        with contextlib.suppress(OSError):
+            lines = path.read_text().splitlines()
+            found = [line for line in lines if line.startswith("nameserver ")]
+            found = [line for line in found if not line.split()[1].startswith(("127.", "::1"))]
+            if found:
+                return "".join(f"{line}\n" for line in found).encode()
+    return b""
+
+
+class Machine:
+    """One lab machine; made by `machine`."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        name: str,
+        container: str,
+        address: str,
+        host_key: str,
+        ssh_key: Path,
+        gpus: tuple[SimulatedGpu, ...],
+    ) -> None:
+        self.engine = engine
+        self.name = name
+        self.container = container
+        self.address = address
+        self.host_key = host_key
+        self.ssh_key = ssh_key
+        self.gpus = gpus
+
+    def run(
+        self, command: str, *, timeout: float = 300, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a shell command as root, whatever comes of it; `timeout` in seconds."""
+        words = ["exec"] + (["--interactive"] if stdin is not None else [])
+        return self.engine.run(
+            *words, self.container, "sh", "-c", command, stdin=stdin, timeout=timeout
+        )
+
+    def succeed(self, command: str, *, timeout: float = 300, stdin: bytes | None = None) -> str:
+        """What `command` prints. Raises `LabError` with its words when it fails."""
+        done = self.run(command, timeout=timeout, stdin=stdin)
+        if done.returncode:
+            said = (done.stderr + done.stdout).decode(errors="replace").strip()
+            raise LabError(f"{self.name}: {command}: exit {done.returncode}: {said[-2000:]}")
+        return done.stdout.decode(errors="replace").strip()
+
+    def fail(self, command: str, *, timeout: float = 300) -> str:
+        """What `command` says when it fails. Raises `LabError` when it succeeds."""
+        done = self.run(command, timeout=timeout)
+        said = (done.stdout + done.stderr).decode(errors="replace").strip()
+        if done.returncode == 0:
+            raise LabError(f"{self.name}: {command}: should have failed, said {said[-500:]!r}")
+        return said
+
+    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Write a file of root's on the machine; its directory must exist."""
+        self.engine.docker("cp", "-", f"{self.container}:/", stdin=archive({path: (data, mode)}))
+
+    def wait_until(self, command: str, *, timeout: float = 60, what: str = "") -> str:
+        """What `command` prints once it succeeds; `LabError` with the journal after `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while True:
+            done = self.run(command)
+            if done.returncode == 0:
+                return done.stdout.decode(errors="replace").strip()
+            if time.monotonic() > deadline:
+                said = (done.stdout + done.stderr).decode(errors="replace").strip()
+                raise LabError(
+                    f"{self.name}: {what or command}: not within {timeout:g} s; it says "
+                    f"{said[-300:]!r}\n{self.journal()}"
+                )
+            time.sleep(0.2)
+
+    def wait_for_unit(self, unit: str, *, timeout: float = 60) -> None:
+        """Wait until systemd calls `unit` active."""
+        self.wait_until(
+            f"systemctl is-active {unit}", timeout=timeout, what=f"unit {unit} is not active"
+        )
+
+    def wait_for_open_port(self, port: int, *, timeout: float = 60) -> None:
+        """Wait until something on the machine's address answers at TCP `port`, from the host."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                socket.create_connection((self.address, port), timeout=2).close()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        f"{self.name}: port {port} at {self.address}: {error} after "
+                        f"{timeout:g} s\n{self.journal()}"
+                    ) from error
+            time.sleep(0.1)
+
+    def wait_for_boot(self, *, timeout: float = 60) -> None:
+        """Wait until systemd has started what it starts at boot, and ssh answers."""
+        self.wait_until(
+            "systemctl is-system-running 2>&1 | grep -qxE 'running|degraded'",
+            timeout=timeout,
+            what="systemd has not come up",
+        )
+        self.wait_for_open_port(22, timeout=timeout)
+
+    def journal(self, lines: int = 40) -> str:
+        """The end of the machine's journal, or of what it printed when there is none yet."""
+        done = self.run(f"journalctl --no-pager --quiet --lines={lines}", timeout=30)
+        if done.returncode or not done.stdout:
+            done = self.engine.run("logs", "--tail", str(lines), self.container)
+        return (done.stdout + done.stderr).decode(errors="replace").strip()
+
+    def reboot(self, *, timeout: float = 120) -> None:
+        """Shut the machine down in order and boot it again: new processes, same disk."""
+        self.engine.docker("restart", "--time", "60", self.container)
+        self.wait_for_boot(timeout=timeout)
+
+    def kill(self) -> None:
+        """Cut the machine's power. `start` boots it again."""
+        self.engine.docker("kill", self.container)
+
+    def start(self, *, timeout: float = 120) -> None:
+        """Boot the machine after `kill`."""
+        self.engine.docker("start", self.container)
+        self.wait_for_boot(timeout=timeout)
+
+    def unplug(self, handle: str) -> None:
+        """Take the GPU called `handle` out, until `plug_all`."""
+        self._plug(tuple(gpu for gpu in self.gpus if gpu.handle != handle))
+
+    def plug_all(self) -> None:
+        """Put all GPUs back in."""
+        self._plug(self.gpus)
+
+    def _plug(self, gpus: tuple[SimulatedGpu, ...]) -> None:
+        self.put("/usr/lib/simulated-gpu/gpus", gpu_table(gpus))
+
+
+def gpu_table(gpus: tuple[SimulatedGpu, ...]) -> bytes:
+    """The table that the simulated nvidia-smi reads."""
+    return "".join(
+        f"{n}|{gpu.uuid}|{gpu.name}|{gpu.memory_mib}|00000000:{n + 1:02X}:00.0|550.163.01\n"
+        for n, gpu in enumerate(gpus)
+    ).encode()
+
+
+def firmware(
+    name: str, names: dict[str, str], client: str, host: tuple[bytes, str], gpus: bytes
+) -> dict[str, tuple[bytes, int]]:
+    """The files that a machine comes with: path to contents and mode.
+
+    `names` are names to addresses for its /etc/hosts, `client` the public ssh key of the desk.
+    """
+    hosts = f"127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    hosts += "".join(f"{address}\t{alias}\n" for alias, address in names.items())
+    files = {
+        "/usr/lib/lab-machine/power-on": ((HARDWARE / "power-on").read_bytes(), 0o755),
+        "/usr/lib/lab-machine/hosts": (hosts.encode(), 0o644),
+        "/usr/lib/lab-machine/hostname": (f"{name}\n".encode(), 0o644),
+        "/root/.ssh/authorized_keys": (f"{client}\n".encode(), 0o600),
+        "/etc/ssh/ssh_host_ed25519_key": (host[0], 0o600),
+        "/etc/ssh/ssh_host_ed25519_key.pub": (f"{host[1]}\n".encode(), 0o644),
+    }
+    if resolvers():
+        files["/usr/lib/lab-machine/resolv.conf"] = (resolvers(), 0o644)
+    if gpus:
+        hook = "nvidia-container-runtime-hook"
+        files["/usr/lib/simulated-gpu/gpus"] = (gpus, 0o644)
+        files["/usr/bin/nvidia-smi"] = ((HARDWARE / "nvidia-smi").read_bytes(), 0o755)
+        files[f"/usr/bin/{hook}"] = ((HARDWARE / hook).read_bytes(), 0o755)
+    return files
+
+
+@contextmanager
+def machine(
+    engine: Engine,
+    network: Network,
+    name: str,
+    *,
+    ssh_key: Path,
+    ssh_public: str,
+    release: str = "trixie",
+    names: dict[str, str] | None = None,
+    gpus: tuple[str, ...] = (),
+    progress: Progress = quiet,
+) -> Iterator[Machine]:
+    """A booted machine on `network` with Debian `release`, for the length of the block.
+
+    `names` are the sources' names and their addresses, `gpus` the handles of its simulated GPUs.
+    Gone afterwards with its disk, unless the engine was told to keep the lab.
+    """
+    image = images.node_image(engine, release, progress)
+    progress(f"starting the machine {name} (Debian {release})")
+    container, address = f"{network.name}-{name}", network.address()
+    host = key_pair()
+    simulated = simulated_gpus(name, gpus)
+    files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated))
+    with _packages(release, container, engine) as packages:
+        try:
+            _create(engine, network, image, container, name, address, packages)
+            engine.docker("cp", "-", f"{container}:/", stdin=archive(files))
+            engine.docker("start", container)
+            made = Machine(
+                engine=engine,
+                name=name,
+                container=container,
+                address=address,
+                host_key=host[1],
+                ssh_key=ssh_key,
+                gpus=simulated,
+            )
+            made.wait_for_boot()
+            yield made
+        finally:
+            if not engine.keeping:
+                engine.run("rm", "--force", "--volumes", container)
+                remove_cgroups(f"homeport-lab-{container}")
+
+
+def _create(
+    engine: Engine,
+    network: Network,
+    image: str,
+    container: str,
+    name: str,
+    address: str,
+    packages: Path,
+) -> None:
+    words = ["create", "--name", container, "--hostname", name, *engine.labels]
+    words += ["--network", network.name, "--ip", address, "--cgroupns=private"]
+    words += ["--env", "container=docker", "--tmpfs", "/run:exec", "--tmpfs", "/tmp:exec"]
+    words += ["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
+    words += ["--stop-signal", "SIGRTMIN+3"]
+    words += [word for one in CAPABILITIES for word in ("--cap-add", one)]
+    # A volume: overlayfs, which Docker inside wants for its images, does not stack on overlayfs.
+    words += ["--volume", "/var/lib/docker"]
+    words += ["--volume", f"{packages}:/var/cache/apt/archives"]
+    power_on = "/usr/lib/lab-machine/power-on"
+    engine.docker(*words, image, power_on, f"homeport-lab-{container}")
+
+
+@contextmanager
+def _packages(release: str, container: str, engine: Engine) -> Iterator[Path]:
+    """A directory for the machine's downloaded packages, which begins with all that others got.
+
+    It spares the mirror, nothing else: apt checks every file in it against the index before use.
+    Each machine has its own, so that their apts do not share a lock.
+    """
+    shared = cache.directory("apt", release)
+    path = cache.directory("apt", "machines", container)
+    for package in shared.glob("*.deb"):
+        with contextlib.suppress(OSError):
+            (path / package.name).hardlink_to(package)
+    try:
+        yield path
+    finally:
+        if not engine.keeping:
+            for package in path.glob("*.deb"):
+                with contextlib.suppress(OSError):
+                    if not (shared / package.name).exists():
+                        package.rename(shared / package.name)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class Neighbour:
+    """Another host on the node's network; made by `neighbour`."""
+
+    def __init__(self, engine: Engine, container: str, address: str) -> None:
+        self.engine = engine
+        self.container = container
+        self.address = address
+
+    def run(self, *words: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Run a command on it, whatever comes of it."""
+        return self.engine.run("exec", "--interactive", self.container, *words, stdin=stdin)
+
+    def python(self, program: str, *arguments: str) -> str:
+        """What a Python program prints there. Raises `LabError` with its words when it fails."""
+        done = self.run("python3", "-", *arguments, stdin=program.encode())
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise LabError(f"{self.container}: {said[-2000:]}")
+        return done.stdout.decode().strip()
+
+    def route(self, subnet: str, via: str) -> None:
+        """Send what is for `subnet` ("10.213.0.0/24") to `via`, as an intruder would."""
+        self.engine.docker("exec", self.container, "ip", "route", "replace", subnet, "via", via)
+
+
+@contextmanager
+def neighbour(
+    engine: Engine, network: Network, name: str = "neighbour", progress: Progress = quiet
+) -> Iterator[Neighbour]:
+    """A plain host on `network`, with python3, for the length of the block."""
+    image = images.node_image(engine, "trixie", progress)
+    container, address = f"{network.name}-{name}", network.address()
+    try:
+        engine.docker(
+            *("run", "--detach", "--init", "--name", container, "--hostname", name),
+            *engine.labels,
+            *("--network", network.name, "--ip", address, "--cap-add", "NET_ADMIN"),
+            *(image, "sleep", "infinity"),
+        )
+        yield Neighbour(engine, container, address)
+    finally:
+        if not engine.keeping:
+            engine.run("rm", "--force", "--volumes", container)

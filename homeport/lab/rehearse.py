@@ -1,0 +1,343 @@
+"""The rehearsal: an inventory built on a lab machine by the commands that build a real one.
+
+Each step runs `bin/homeport`'s or pyinfra's own command in a process of its own, with the lab's
+targets file and lock in the environment. Nothing is done to the machine by any other way.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homeport import report
+from homeport.lab.stage import Stage, stage
+from homeport.leaks import find_leaks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class StepFailed(Exception):
+    """A step of the rehearsal did not come out as it must; the text says what was seen."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Step:
+    """One step: wall time in seconds, and how many operations changed something, where it counts.
+
+    `said` is what the step proved, or why it failed.
+    """
+
+    name: str
+    ok: bool
+    seconds: float
+    changed: int | None = None
+    said: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
+class Rehearsal:
+    """How a rehearsal went; `seconds` is wall time, the lab's own set-up included."""
+
+    system: str
+    on: str
+    steps: list[Step] = field(default_factory=list)
+    not_exercised: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.steps) and all(step.ok for step in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """`rehearse --json`: {"system", "on", "ok", "seconds",
+        "steps": [{"name", "ok", "seconds", "changed": null | int, "said"}],
+        "not_exercised": [{"capability", "reason"}]}; seconds are wall time."""
+        return {
+            "system": self.system,
+            "on": self.on,
+            "ok": self.ok,
+            "seconds": round(self.seconds, 1),
+            "steps": [
+                {
+                    "name": step.name,
+                    "ok": step.ok,
+                    "seconds": round(step.seconds, 1),
+                    "changed": step.changed,
+                    "said": step.said,
+                }
+                for step in self.steps
+            ],
+            "not_exercised": self.not_exercised,
+        }
+
+
+def homeport(on: Stage, *words: str, quiet: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `bin/homeport WORDS` against the stage; its output is shown unless `quiet`."""
+    command = [sys.executable, "-m", "homeport.cli", *words]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=on.environment,
+        capture_output=quiet,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def pyinfra(on: Stage, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run pyinfra itself on the stage: `pyinfra inventory/iona.py deploys/full.py WORDS`."""
+    command = [sys.executable, "-m", "pyinfra", str(on.inventory), "deploys/full.py", *words]
+    # PYINFRA_YES would make `--dry` skip change detection and call everything clean.
+    environment = {k: v for k, v in on.environment.items() if k != "PYINFRA_YES"}
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def converge(on: Stage, *, quiet: bool = False) -> dict[str, Any]:
+    """Converge the stage. What `converge --json` wrote; raises `StepFailed` when it failed."""
+    to = on.directory / "converge.json"
+    to.unlink(missing_ok=True)
+    done = homeport(on, "converge", str(on.inventory), "--json", str(to), quiet=quiet)
+    if done.returncode != 0:
+        raise StepFailed(f"converge exited {done.returncode}\n{done.stderr or ''}".strip())
+    value: dict[str, Any] = json.loads(to.read_text())
+    return value
+
+
+def pending(on: Stage) -> list[str]:
+    """The operations that pyinfra's own `--dry` would run or may run, by its own account."""
+    done = pyinfra(on, "--dry", "--json")
+    if done.returncode != 0:
+        raise StepFailed(f"pyinfra --dry exited {done.returncode}\n{done.stderr[-3000:]}")
+    plan = json.loads(done.stdout)
+    return [
+        str(operation["name"])
+        for operation in plan["operations"]
+        if operation["hosts_with_change"] or operation["hosts_with_conditional_change"]
+    ]
+
+
+def containers(on: Stage) -> str:
+    """Id, start time and name of every container on the machines, one a line."""
+    listed = "docker ps -q | xargs -r docker inspect -f '{{.Id}} {{.State.StartedAt}} {{.Name}}'"
+    return "\n".join(machine.succeed(f"{listed} | sort") for machine in on.machines.values())
+
+
+def secrets(on: Stage) -> dict[str, str]:
+    """Every secret on the machines, by name."""
+    found = {}
+    for machine in on.machines.values():
+        for name in machine.succeed("ls /etc/homeport/secrets").split():
+            found[name] = machine.succeed(f"cat /etc/homeport/secrets/{name}").strip()
+    return found
+
+
+def places(on: Stage) -> dict[str, str]:
+    """Every text in which a secret must not show: on the machines, and what the desk prints."""
+    texts = {"the lock": on.lock.read_text(), "the targets": on.targets.read_text()}
+    for name, machine in on.machines.items():
+        texts[f"{name}: ps"] = machine.succeed("ps axeww 2>/dev/null || cat /proc/[0-9]*/cmdline")
+        texts[f"{name}: command lines"] = machine.succeed("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        texts[f"{name}: docker inspect"] = machine.succeed(
+            "docker ps -aq | xargs -r docker inspect; docker image ls -q | xargs -r docker inspect"
+        )
+        texts[f"{name}: the journal"] = machine.succeed("journalctl --no-pager -o cat")
+        texts[f"{name}: /etc/homeport"] = machine.succeed(
+            "find /etc/homeport -path /etc/homeport/secrets -prune -o -type f -exec cat {} +"
+        )
+    for words in (("--dry", "-vvv"), ("--dry", "--diff", "-vvv"), ("-y", "-vvv", "--diff")):
+        done = pyinfra(on, *words)
+        texts[f"pyinfra {' '.join(words)}"] = done.stdout + done.stderr
+    return texts
+
+
+SCAN = (ROOT / "homeport" / "scan.py").read_text()
+
+
+def neighbour_sees(on: Stage) -> dict[str, list[int]]:
+    """Open TCP ports by address, from another host on the network: the machines' own addresses,
+    and every container's, with a route to it through its machine."""
+    addresses = []
+    for machine in on.machines.values():
+        addresses.append(machine.address)
+        networks = machine.succeed(
+            "docker network ls -q | xargs -r docker network inspect "
+            "-f '{{range .IPAM.Config}}{{.Subnet}} {{end}}'"
+        )
+        inside = machine.succeed(
+            "docker ps -q | xargs -r docker inspect "
+            "-f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}'"
+        )
+        for subnet in networks.split():
+            if ":" not in subnet:
+                on.neighbour.route(subnet, machine.address)
+        addresses += inside.split()
+    seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *addresses))
+    return seen
+
+
+def _twice(on: Stage, before: str) -> tuple[int, str]:
+    again = converge(on, quiet=True)
+    if again["changed"]:
+        names = [c["operation"] for host in again["hosts"] for c in host["changed"]]
+        raise StepFailed(f"the second converge changed something: {'; '.join(names)}")
+    if waiting := pending(on):
+        raise StepFailed(f"pyinfra --dry would run: {'; '.join(waiting)}")
+    if containers(on) != before:
+        raise StepFailed("the second converge touched a container: an id or start time changed")
+    total = sum(host["operations"] for host in again["hosts"])
+    return 0, f"none of {total} operations ran a command; pyinfra --dry agrees; same containers"
+
+
+def _verify(on: Stage) -> str:
+    to = on.directory / "verify.json"
+    to.unlink(missing_ok=True)
+    done = homeport(on, "verify", str(on.inventory), "--json", str(to), quiet=False)
+    if done.returncode != 0:
+        raise StepFailed("a check failed, see above")
+    checks = json.loads(to.read_text())["checks"]
+    return f"{sum(c['outcome'] == 'passed' for c in checks)} checks passed"
+
+
+def _lock(on: Stage) -> str:
+    done = homeport(on, "lock", str(on.inventory))
+    if done.returncode != 0:
+        raise StepFailed(done.stderr.strip())
+    return "images by digest, models by commit and sha256"
+
+
+def _network(on: Stage) -> str:
+    seen = neighbour_sees(on)
+    own = {machine.address for machine in on.machines.values()}
+    reached = {a: ports for a, ports in seen.items() if ports and a not in own}
+    if reached:
+        raise StepFailed(f"a neighbour reaches containers: {reached}")
+    ports = sorted({port for address in own for port in seen[address]})
+    return f"from a neighbour only ports {ports} answer; {len(seen) - len(own)} containers do not"
+
+
+def _leaks(on: Stage) -> str:
+    known, texts = secrets(on), places(on)
+    if found := find_leaks(known, texts):
+        raise StepFailed("; ".join(found))
+    return f"{len(known)} secrets in none of {len(texts)} places"
+
+
+def rehearse(inventory: Path, *, keep: bool = False) -> Rehearsal:
+    """Rehearse `inventory` on lab machines and print how it goes.
+
+    Stops at the first step that fails. With `keep`, the lab is left up and how to reach it is said.
+    """
+    began = time.monotonic()
+    result = Rehearsal(system=inventory.stem, on="container")
+    console = report.console
+
+    def progress(text: str) -> None:
+        console.print(f"  lab: {text}", markup=False)
+
+    with stage(inventory, progress=progress) as on:
+        ready = time.monotonic() - began
+        result.steps.append(
+            Step(name="bare machine", ok=True, seconds=ready, said="Debian with ssh and python3")
+        )
+        _told(result.steps[-1])
+        _steps(on, result)
+        if keep:
+            on.engine.keep()
+            _say_how_to_reach(on)
+        result.seconds = time.monotonic() - began
+    result.seconds = time.monotonic() - began
+    _print_end(result)
+    return result
+
+
+def _steps(on: Stage, result: Rehearsal) -> None:
+    """Run the steps in order, until one fails."""
+    before = ""
+
+    def first() -> tuple[int, str]:
+        nonlocal before
+        made = converge(on)
+        for host in made["hosts"]:
+            result.not_exercised += host["not_exercised"]
+        before = containers(on)
+        return made["changed"], f"{made['changed']} operations changed something"
+
+    steps: list[tuple[str, Callable[[], str | tuple[int, str]]]] = [
+        ("lock", lambda: _lock(on)),
+        ("converge", first),
+        ("verify", lambda: _verify(on)),
+        ("converge again", lambda: _twice(on, before)),
+        ("network", lambda: _network(on)),
+        ("secrets", lambda: _leaks(on)),
+    ]
+    for name, run in steps:
+        began = time.monotonic()
+        report.console.rule(f"{name}", align="left", style="dim")
+        step = Step(name=name, ok=True, seconds=0)
+        try:
+            said = run()
+            step.changed, step.said = said if isinstance(said, tuple) else (None, said)
+        except StepFailed as error:
+            step.ok, step.said = False, str(error)
+        step.seconds = time.monotonic() - began
+        result.steps.append(step)
+        _told(step)
+        if not step.ok:
+            return
+
+
+def _told(step: Step) -> None:
+    took = report.human_seconds(step.seconds)
+    word = "[green]ok[/]" if step.ok else "[red]FAILED[/]"
+    report.console.print(f"{word} {step.name} ({took})")
+    report.console.print(f"   {step.said}", markup=False)
+
+
+def _say_how_to_reach(on: Stage) -> None:
+    settings = f"HOMEPORT_TARGETS={on.targets} HOMEPORT_LOCK={on.lock}"
+    for name, machine in on.machines.items():
+        report.console.print(
+            f"kept: ssh -i {machine.ssh_key} root@{machine.address}   # {name}\n"
+            f"      {settings} bin/homeport status {on.inventory}\n"
+            f"      bin/homeport release                # takes the lab away",
+            markup=False,
+        )
+
+
+def _print_end(result: Rehearsal) -> None:
+    console = report.console
+    console.rule(align="left", style="dim")
+    for step in result.steps:
+        mark = "[green]ok    [/]" if step.ok else "[red]FAILED[/]"
+        console.print(f"{mark} {step.name:15} {report.human_seconds(step.seconds):>9}  ", end="")
+        console.print(step.said.splitlines()[0] if step.said else "", markup=False)
+    for missing in result.not_exercised:
+        console.print(f"[yellow]not exercised[/] {missing['capability']}: {missing['reason']}")
+    took = report.human_seconds(result.seconds)
+    if not result.ok:
+        console.print(f"the rehearsal of {result.system} failed after {took}", style="red")
+        return
+    console.print(
+        f"{result.system} was built on a bare lab machine and proved in {took}. On a real one:"
+    )
+    inventory = f"inventory/{result.system}.py"
+    for line in (
+        f"bin/homeport probe HOST --inventory {inventory} > inventory/{result.system}.targets.toml",
+        f"bin/homeport lock {inventory}",
+        f"bin/homeport converge {inventory}",
+        f"bin/homeport verify {inventory}",
+    ):
+        console.print(f"  {line}", markup=False)

@@ -1,0 +1,204 @@
+"""The stage of a rehearsal: bare machines for an inventory's hosts, and all that they fetch from.
+
+Everything that can be built once is taken from the cache. What the stage hands over is what a
+person has of real machines: a targets file. The lock is made against the lab's own registry and
+Hub by the command that makes every lock.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeport.inventory import unbound
+from homeport.lab import LabError, cache
+from homeport.lab import engine as engines
+from homeport.lab.cache import Progress, quiet
+from homeport.lab.content import llama_image, model, open_webui_image
+from homeport.lab.engine import Engine
+from homeport.lab.machine import Machine, Neighbour, client_key, machine, neighbour
+from homeport.lab.sources import Sources, sources
+from homeport.lab.targets import write_targets
+from homeport.pins import Gpu, HubRepo, Image, find
+from homeport.spec import Spec
+from homeport.wheel import REQUIREMENTS, download_wheels
+
+# Python's version in each Debian release: what the package index must hold for the programs aboard.
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
+
+Build = Callable[[Path, str, Progress, dict[str, str] | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An image that the lab builds: its recipe's key, and the function that builds it."""
+
+    key: Callable[[], str]
+    build: Build
+
+
+# By repository, whatever the tag: the lab has one version of each program.
+PROGRAMS = {
+    "ghcr.io/ggml-org/llama.cpp": Program(llama_image.recipe_key, llama_image.build_llama_image),
+    "ghcr.io/open-webui/open-webui": Program(
+        open_webui_image.recipe_key, open_webui_image.build_open_webui_image
+    ),
+}
+
+
+@dataclass
+class Stage:
+    """What stands while a rehearsal goes on."""
+
+    engine: Engine
+    machines: dict[str, Machine]
+    neighbour: Neighbour
+    sources: Sources
+    directory: Path
+    targets: Path
+    lock: Path
+    inventory: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which Homeport's own commands work on this stage."""
+        return {
+            **os.environ,
+            "HOMEPORT_TARGETS": str(self.targets),
+            "HOMEPORT_LOCK": str(self.lock),
+        }
+
+    @property
+    def machine(self) -> Machine:
+        """The one machine of a system that has one."""
+        (only,) = self.machines.values()
+        return only
+
+
+def repository_files(nodes: dict[str, Spec]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The files that the lab's Hub must have: names by (repository, revision).
+
+    They are the names that links point at, and the patterns that are names.
+    """
+    wanted: dict[tuple[str, str], tuple[str, ...]] = {}
+    for node in nodes.values():
+        for spec in find(node, Spec):
+            source = getattr(spec, "source", None)
+            if not isinstance(source, HubRepo):
+                continue
+            names = list(getattr(spec, "links", {}).values())
+            names += [name for name in source.patterns if not set(name) & set("*?[")]
+            wanted[source.repo, source.revision] = tuple(dict.fromkeys(names))
+    return wanted
+
+
+def hub_root(nodes: dict[str, Spec], progress: Progress = quiet) -> Path:
+    """A directory that the lab's Hub serves: every repository of `nodes`, with tiny models."""
+    wanted = repository_files(nodes)
+    name = cache.key(model.recipe_key(), [[list(k), list(v)] for k, v in sorted(wanted.items())])
+
+    def build(path: Path) -> None:
+        progress("writing tiny models for the lab's Hub")
+        path.mkdir()
+        for (repo, revision), names in wanted.items():
+            folder = path / repo / revision
+            folder.mkdir(parents=True)
+            for file in names:
+                write = model.write_projector if "mmproj" in file else model.write_model
+                if not file.endswith(".gguf"):
+                    raise LabError(f"{repo}: {file}: the lab can stand in for GGUF files only")
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                write(folder / file)
+
+    return cache.entry("hub", name, build, progress)
+
+
+def wheels(release: str, progress: Progress = quiet) -> Path:
+    """The wheels that `homeport_node` needs on `release`, for the lab's package index."""
+
+    def build(path: Path) -> None:
+        progress("fetching the wheels that the programs aboard need")
+        download_wheels(path, PYTHON[release])
+
+    name = cache.key(REQUIREMENTS, PYTHON[release])
+    return cache.entry("wheels", name, build, progress)
+
+
+def push_images(nodes: dict[str, Spec], found: Sources, progress: Progress = quiet) -> None:
+    """Put every image that `nodes` name into the lab's registry, building what is not there."""
+    names = {image.name for node in nodes.values() for image in find(node, Image)}
+    for name in sorted(names):
+        repository = name.rpartition(":")[0]
+        if repository not in PROGRAMS:
+            raise LabError(f"{name}: the lab has no such program; it has {', '.join(PROGRAMS)}")
+        program = PROGRAMS[repository]
+        if found.pushed(name, program.key()):
+            continue
+        tag = f"homeport-lab/{repository.rpartition('/')[2]}:{program.key()}"
+        if not found.engine.image_id(tag):
+            environment = found.engine.environment
+            program.build(cache.directory("build"), tag, progress, environment)
+        found.push(tag, name, program.key())
+        found.engine.run("rmi", tag)
+
+
+@contextmanager
+def stage(
+    inventory: Path, *, release: str = "trixie", progress: Progress = quiet
+) -> Iterator[Stage]:
+    """Everything that a rehearsal of `inventory` stands on, for the length of the block."""
+    nodes = unbound(inventory)
+    with ExitStack() as stack:
+        engine = stack.enter_context(engines.engine(progress))
+        # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
+        directory = cache.directory("stages", str(os.getpid()))
+        stack.callback(_forget, directory, engine)
+        network = stack.enter_context(engine.network(f"homeport-lab-{os.getpid()}"))
+        found = stack.enter_context(
+            sources(
+                engine,
+                network,
+                hub_root=hub_root(nodes, progress),
+                wheels=wheels(release, progress),
+                progress=progress,
+            )
+        )
+        push_images(nodes, found, progress)
+        key, public = client_key(directory)
+        machines = {
+            name: stack.enter_context(
+                machine(
+                    engine,
+                    network,
+                    name,
+                    ssh_key=key,
+                    ssh_public=public,
+                    release=release,
+                    names=found.names,
+                    gpus=tuple(dict.fromkeys(pin.handle for pin in find(node, Gpu))),
+                    progress=progress,
+                )
+            )
+            for name, node in nodes.items()
+        }
+        beside = stack.enter_context(neighbour(engine, network, progress=progress))
+        yield Stage(
+            engine=engine,
+            machines=machines,
+            neighbour=beside,
+            sources=found,
+            directory=directory,
+            targets=write_targets(directory, machines, found),
+            lock=directory / f"{inventory.stem}.lock",
+            inventory=inventory,
+        )
+
+
+def _forget(directory: Path, engine: Engine) -> None:
+    if not engine.keeping:
+        for path in directory.iterdir():
+            path.unlink()
+        with contextlib.suppress(OSError):
+            directory.rmdir()

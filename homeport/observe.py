@@ -1,0 +1,96 @@
+"""Observed state: one remote command per subsystem, whose answer is one JSON value.
+
+The program is a module of `homeport_node` that defines `observe(**arguments)`. Its source travels
+over standard input, so it works on a node where nothing of ours is installed yet. The answer of a
+node without python3 is the fact's default.
+"""
+
+import functools
+import importlib
+import inspect
+import json
+from typing import Any, ClassVar
+
+from pyinfra.api import FactBase, StringCommand
+from pyinfra.api.exceptions import FactProcessError
+
+_LOADER = """\
+import json, sys, types
+def _load(name, source):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+    return module
+_package = _load("homeport_node", "")
+_package.__path__ = []
+_package.common = _load("homeport_node.common", {common!r})
+_module = _load("homeport_node.{stem}", {source!r})
+_arguments = json.loads({arguments!r})
+"""
+_OBSERVE = "print(json.dumps(_module.observe(**_arguments)))\n"
+_ACT = "sys.exit(_module.{function}(**_arguments) or 0)\n"
+_SHELL = "python3 - <<'HOMEPORT_END'\n{text}\nHOMEPORT_END\n"
+
+
+@functools.cache
+def _source(module: str) -> str:
+    return inspect.getsource(importlib.import_module(module))
+
+
+def _loader(stem: str, arguments: dict[str, Any]) -> str:
+    return _LOADER.format(
+        stem=stem,
+        common=_source("homeport_node.common"),
+        source=_source(f"homeport_node.{stem}"),
+        arguments=json.dumps(arguments, sort_keys=True),
+    )
+
+
+def program(stem: str, arguments: dict[str, Any]) -> str:
+    """The Python text that runs `homeport_node.<stem>.observe(**arguments)` and prints JSON."""
+    return _loader(stem, arguments) + _OBSERVE
+
+
+def act(stem: str, function: str, **arguments: Any) -> StringCommand:
+    """A command for an operation to yield: it runs `homeport_node.<stem>.<function>` on the node.
+
+    The function returns None when it did its work, else what went wrong, in words: they appear on
+    stderr and the command fails. Arguments travel as JSON and must not hold secrets.
+    """
+    text = _loader(stem, arguments) + _ACT.format(function=function)
+    return StringCommand(_SHELL.format(text=text))
+
+
+class NodeFact(FactBase[Any]):
+    """Base of a capability's fact. A subclass sets `stem`, and `absent` when `{}` will not do.
+
+        class CaddyState(NodeFact):
+            '''{"installed": true, …}'''
+            stem = "caddy"
+
+        host.get_fact(CaddyState, config="/etc/homeport/Caddyfile")
+
+    Arguments are passed on as JSON: they must not hold secrets.
+    """
+
+    abstract = True
+    stem: ClassVar[str]
+    absent: ClassVar[Any] = {}
+
+    def command(self, **arguments: Any) -> StringCommand:
+        # pyinfra binds the arguments to this signature first, and so hands them over wrapped.
+        arguments = arguments.get("arguments", arguments)
+        text = program(self.stem, arguments)
+        return StringCommand(
+            "command -v python3 >/dev/null || { echo null; exit 0; }; " + _SHELL.format(text=text)
+        )
+
+    def process(self, output: Any) -> Any:
+        text = "\n".join(output)
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise FactProcessError(f"{type(self).__name__}: not JSON: {text[:300]!r}") from error
+        return self.default() if value is None else value
+
+    def default(self) -> Any:  # type: ignore[override]
+        return self.absent

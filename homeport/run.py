@@ -1,0 +1,174 @@
+"""Drives pyinfra over an inventory and a deploy, and says what happened as data.
+
+One run per process: pyinfra keeps its state in module globals. The names imported from
+`pyinfra_cli` are private to pyinfra; `tests/machinery/test_run.py` fails loudly when an upgrade
+moves them, and pyproject.toml pins the version exactly.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyinfra
+from pyinfra.api.config import Config
+from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host
+from pyinfra.api.inventory import Inventory
+from pyinfra.api.operations import run_ops
+from pyinfra.api.state import BaseStateCallback, State, StateStage
+from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
+from pyinfra_cli.inventory import make_inventory
+from pyinfra_cli.util import load_deploy_file
+
+from homeport import connector
+from homeport.result import Change, Failure, HostResult, Progress, RunResult
+from homeport.spec import SpecError
+
+
+class _Words(logging.Handler):
+    """Keeps what pyinfra would have printed about failures, by host where it says one."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class _Events(BaseStateCallback):
+    """Turns pyinfra's callbacks into `Progress` and measures each operation."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress = progress
+        self.total = total
+        self.done = 0
+        self.started: dict[str, float] = {}
+        self.seconds: dict[tuple[str, str], float] = {}
+
+    def operation_start(self, state: State, op_hash: str) -> None:  # type: ignore[override]
+        self.started[op_hash] = time.monotonic()
+        name = ", ".join(state.get_op_meta(op_hash).names)
+        for host in state.inventory.get_active_hosts():
+            if op_hash in state.ops[host]:
+                self.progress.step(host.name, name, self.done, self.total)
+        self.done += 1
+
+    def operation_host_success(  # type: ignore[override]
+        self, state: State, host: Host, op_hash: str, retry_count: int = 0
+    ) -> None:
+        self.seconds[host.name, op_hash] = time.monotonic() - self.started.get(op_hash, 0)
+
+
+def load(path: Path, limit: tuple[str, ...] = ()) -> Inventory:
+    """The pyinfra inventory at `path`. Raises `SpecError` for wrong input."""
+    if not path.is_file():
+        raise SpecError(f"{path}: there is no such inventory")
+    if not ctx_state.isset():  # pyinfra notes in its state which file it is executing
+        ctx_state.set(State())
+    inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    if len(inventory) == 0:
+        raise SpecError(f"{path}: names no hosts: end it with `hosts = inventory(__file__, …)`")
+    known = {host.name for host in inventory}
+    for name in limit:
+        if name not in known:
+            raise SpecError(f"{path}: --limit {name}: no such host; known: {', '.join(known)}")
+    return inventory
+
+
+def _failure(state: State, host: Host, words: list[str]) -> Failure:
+    """Why `host` failed: the operation that did, else what pyinfra said."""
+    for op_hash in host.op_hash_order:
+        meta = state.ops[host][op_hash].operation_meta
+        if meta.is_complete() and meta.did_error():
+            name = ", ".join(state.get_op_meta(op_hash).names)
+            lines = meta.stderr_lines or meta.stdout_lines
+            return Failure(operation=name, words=tuple(lines[-30:]) or tuple(words[-10:]))
+    return Failure(operation="connecting or reading the node", words=tuple(words[-10:]))
+
+
+def _results(state: State, events: _Events, words: list[str]) -> list[HostResult]:
+    results = []
+    for host in state.inventory:
+        result = HostResult(name=host.name, not_exercised=host.data.get("not_exercised") or ())
+        for op_hash in host.op_hash_order:
+            result.operations += 1
+            meta = state.ops[host][op_hash].operation_meta
+            if meta.is_complete() and meta.did_change():
+                result.changed.append(
+                    Change(
+                        operation=", ".join(state.get_op_meta(op_hash).names),
+                        commands=len(meta._commands or []),
+                        seconds=round(events.seconds.get((host.name, op_hash), 0.0), 2),
+                    )
+                )
+        if host in state.failed_hosts:
+            result.failure = _failure(state, host, words)
+        results.append(result)
+    return results
+
+
+def converge(
+    path: Path,
+    deploy: Path,
+    *,
+    limit: tuple[str, ...] = (),
+    progress: Progress | None = None,
+    closing: Callable[[Host], list[str]] | None = None,
+) -> RunResult:
+    """Run `deploy` over the hosts of the inventory at `path`, or over those in `limit`.
+
+    As with pyinfra's `-y`, facts are read once, when each operation's turn comes. `closing` is
+    called with each host that went well, while it is still connected. Raises `SpecError` for wrong
+    input; everything that goes wrong on a host is in the result.
+    """
+    began = time.monotonic()
+    pyinfra.is_cli = True  # operations take their order from the deploy's lines, as under pyinfra
+    words = _Words()
+    pyinfra.logger.handlers = [words]
+    pyinfra.logger.propagate = False
+    state = State(check_for_changes=False)
+    state.cwd = str(Path.cwd())
+    config = Config()
+    ctx_state.set(state)
+    ctx_config.set(config)
+    inventory = load(path, limit)
+    ctx_inventory.set(inventory)
+    chosen = [host for host in inventory if not limit or host.name in limit]
+    state.init(inventory, config, initial_limit=chosen)
+    events = _Events(progress or Progress(), 0)
+    connector.on_line = (progress or Progress()).line
+    try:
+        _drive(state, deploy, events)
+        results = _results(state, events, words.lines)
+        for result in results:
+            host = inventory.get_host(result.name)
+            if closing and result.failure is None and host in state.active_hosts:
+                with ctx_host.use(host):
+                    result.closing = tuple(closing(host))
+    finally:
+        connector.on_line = None
+        disconnect_all(state)
+    return RunResult(hosts=results, seconds=round(time.monotonic() - began, 2))
+
+
+def _drive(state: State, deploy: Path, events: _Events) -> None:
+    """Connect, prepare and execute. What fails is in `state`; only wrong input is raised."""
+    try:
+        state.set_stage(StateStage.Connect)
+        connect_all(state)
+        state.set_stage(StateStage.Prepare)
+        load_deploy_file(state, str(deploy))
+        events.total = len(state.get_op_order())
+        state.add_callback_handler(events)
+        state.set_stage(StateStage.Execute)
+        run_ops(state)
+    except SpecError:
+        raise
+    except PyinfraError as error:
+        # "No hosts remaining!" and its like: which host failed, and why, is in the state.
+        if not state.failed_hosts:
+            pyinfra.logger.error(str(error))
+            state.failed_hosts.update(state.active_hosts)

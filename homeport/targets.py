@@ -1,0 +1,121 @@
+"""The targets file: which machine carries each host of an inventory, and where things come from.
+
+TOML, printed by `bin/homeport probe HOST`:
+
+    [hosts.iona]
+    address  = "192.0.2.10"                 # a name or an IP address
+    host_key = "ssh-ed25519 AAAA…"          # as in known_hosts, without the name
+    user     = "root"                       # another user needs sudo without a password
+    port     = 22
+    ssh_key  = "~/.ssh/id_ed25519"          # optional: else the agent and the default keys
+    gpus     = {left = "GPU-…", right = "GPU-…"}
+    radios   = {hotspot = "02:00:00:00:00:01"}
+    lacks    = {radio = "why this machine has none"}
+
+    [sources]                               # optional: for nodes that cannot reach the internet
+    registries      = {"ghcr.io" = "registry.example:5000"}
+    hub             = "https://hub.example"
+    pypi            = "https://pypi.example/simple"
+    ca_certificates = ["ca.crt"]            # PEM, relative to this file; trusted on the node
+"""
+
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from homeport.spec import Spec, SpecError, fail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources(Spec):
+    """Where a node fetches from instead of the public addresses; empty means the public ones.
+
+    `ca_certificates` are PEM texts.
+    """
+
+    registries: dict[str, str] = field(default_factory=dict)
+    hub: str = ""
+    pypi: str = ""
+    ca_certificates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target(Spec):
+    """One machine: how to reach it, what hardware the handles stand for, what it lacks."""
+
+    name: str
+    address: str
+    host_key: str
+    user: str = "root"
+    port: int = 22
+    ssh_key: str = ""
+    gpus: dict[str, str] = field(default_factory=dict)
+    radios: dict[str, str] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
+    sources: Sources = field(default_factory=lambda: Sources())
+
+    def validate(self) -> None:
+        if not self.address or not self.host_key:
+            raise SpecError(
+                f"{self.name}: the targets file is not filled in: {self.name} has no "
+                f"{'address' if not self.address else 'host_key'}. Read the machine with "
+                f"`bin/homeport probe HOST --name {self.name}` and put what it prints there"
+            )
+
+    def gpu(self, handle: str) -> str:
+        """The UUID of the GPU called `handle`. Raises `SpecError` when the target names none."""
+        return self._hardware("gpus", self.gpus, handle)
+
+    def radio(self, handle: str) -> str:
+        """The MAC address of the radio called `handle`; `SpecError` when the target names none."""
+        return self._hardware("radios", self.radios, handle)
+
+    def _hardware(self, table: str, known: dict[str, str], handle: str) -> str:
+        if not known.get(handle):
+            fail(
+                f"{table}.{handle}",
+                handle,
+                f"is a handle that the targets file of {self.name} does not fill: add it under "
+                f"hosts.{self.name}.{table} (`bin/homeport probe` prints what the machine has)",
+            )
+        return known[handle]
+
+
+def targets_path(inventory: Path) -> Path:
+    """The targets file of `inventory`: $HOMEPORT_TARGETS, else `<stem>.targets.toml` beside it."""
+    given = os.environ.get("HOMEPORT_TARGETS")
+    return Path(given) if given else inventory.with_suffix(".targets.toml")
+
+
+def lock_path(inventory: Path) -> Path:
+    """The lock of `inventory`: $HOMEPORT_LOCK, else `<stem>.lock` beside it."""
+    given = os.environ.get("HOMEPORT_LOCK")
+    return Path(given) if given else inventory.with_suffix(".lock")
+
+
+def read_targets(path: Path) -> dict[str, Target]:
+    """The targets in `path` by host name. Raises `SpecError` naming the file and the field."""
+    if not path.exists():
+        raise SpecError(
+            f"{path}: there is no targets file: `bin/homeport probe HOST` prints one for a machine"
+        )
+    try:
+        value = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: is not TOML: {error}") from error
+    for key in value.keys() - {"hosts", "sources"}:
+        raise SpecError(f"{path}: {key}: is not a known table; known: hosts, sources")
+    try:
+        raw = dict(value.get("sources", {}))
+        names = raw.pop("ca_certificates", [])
+        certificates = tuple((path.parent / name).read_text() for name in names)
+        sources = Sources(**raw, ca_certificates=certificates)
+        return {
+            name: Target(name=name, sources=sources, **fields)
+            for name, fields in value.get("hosts", {}).items()
+        }
+    except OSError as error:
+        raise SpecError(f"{path}: sources.ca_certificates: {error}") from error
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error

@@ -1,0 +1,100 @@
+"""The test tiers: which there are, what each needs, and running those that this machine carries.
+
+`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab. `soak` holds
+what counts into the dozens; it is only run by name.
+"""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeport import report
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tier:
+    """One tier: its commands, and its budget in minutes on two cores from empty caches."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    budget_minutes: float
+    by_default: bool = True
+
+
+def _python(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *arguments)
+
+
+TIERS = (
+    Tier(
+        name="unit",
+        commands=(
+            _python("ruff", "format", "--check", "."),
+            _python("ruff", "check", "."),
+            _python("mypy"),
+            _python("pytest", "-m", "not node and not container and not soak", "tests"),
+        ),
+        budget_minutes=1,
+    ),
+    Tier(
+        name="container",
+        commands=(_python("pytest", "-m", "container", "-v", "--durations=15", "tests"),),
+        budget_minutes=20,
+    ),
+    Tier(
+        name="soak",
+        commands=(_python("pytest", "-m", "soak", "-v", "tests"),),
+        budget_minutes=24 * 60,
+        by_default=False,
+    ),
+)
+
+
+def _reason_not_to(tier: Tier) -> str:
+    """Why this machine cannot carry `tier`, or ""."""
+    if tier.name != "container":
+        return ""
+    from homeport.prerequisites import LabUnavailable, install_lab_packages
+
+    try:
+        install_lab_packages()
+    except LabUnavailable as error:
+        return str(error)
+    return ""
+
+
+def run_tiers(names: tuple[str, ...]) -> int:
+    """Run the tiers in `names`, or all that run by default; the exit status for the shell.
+
+    A tier asked for by name that this machine cannot carry is a failure; otherwise it is said.
+    """
+    known = {tier.name: tier for tier in TIERS}
+    for name in names:
+        if name not in known:
+            report.console.print(f"there is no tier {name}; known: {', '.join(known)}", style="red")
+            return 1
+    chosen = [known[name] for name in names] or [tier for tier in TIERS if tier.by_default]
+    failed = []
+    for tier in chosen:
+        reason = _reason_not_to(tier)
+        if reason:
+            report.console.print(f"{tier.name}: not carried by this machine: {reason}")
+            if names:
+                failed.append(tier.name)
+            continue
+        began = time.monotonic()
+        # A list: every command runs, whatever the one before it came to.
+        codes = [subprocess.run(c, cwd=ROOT, check=False).returncode for c in tier.commands]
+        good = not any(codes)
+        took = report.human_seconds(time.monotonic() - began)
+        word = "passed" if good else "FAILED"
+        report.console.print(
+            f"{tier.name}: {word} in {took} (budget {tier.budget_minutes:g} min)", markup=False
+        )
+        if not good:
+            failed.append(tier.name)
+    return 1 if failed else 0

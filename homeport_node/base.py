@@ -1,0 +1,79 @@
+"""The node's time zone, clock synchronisation and trusted CAs. Standard library only."""
+
+import base64
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from homeport_node.common import read, run
+
+ZONES = "/usr/share/zoneinfo/"
+OWN_CERTIFICATES = Path("/usr/local/share/ca-certificates")
+TRUSTED = Path("/etc/ssl/certs")
+BUNDLE = TRUSTED / "ca-certificates.crt"
+PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.S)
+
+
+def fingerprints(text: str) -> "list[str]":
+    """The sha256, in hex, of each certificate in a PEM `text`; what is not base64 is left out."""
+    found = []
+    for body in PEM.findall(text):
+        try:
+            der = base64.b64decode("".join(body.split()), validate=True)
+        except ValueError:
+            continue
+        found.append(hashlib.sha256(der).hexdigest())
+    return found
+
+
+def timezone() -> "str | None":
+    """The zone that /etc/localtime names, None when it is not a link to one."""
+    try:
+        link = Path("/etc/localtime").readlink()
+    except OSError:
+        return None
+    target = os.path.normpath("/etc" / link)
+    return target[len(ZONES) :] if target.startswith(ZONES) else None
+
+
+def unit_states(units: "list[str]") -> "dict[str, dict[str, str]]":
+    """{unit: {"enabled": "enabled", "active": "inactive"}} of the `units` that are installed."""
+    if not units:
+        return {}
+    shown = run("systemctl", "show", "-p", "Id,LoadState,UnitFileState,ActiveState", *units).out
+    found = {}
+    for block in shown.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if values.get("LoadState") == "loaded":
+            state = {"enabled": values["UnitFileState"], "active": values["ActiveState"]}
+            found[values["Id"]] = state
+    return found
+
+
+def certificates(wanted: "list[str]") -> "dict[str, Any]":
+    """Our CA files with what they hold, our links among the trusted, and who is in the bundle."""
+    bundle = set(fingerprints(read(BUNDLE) or ""))
+    return {
+        "files": {
+            path.name: fingerprints(read(path) or "")
+            for path in sorted(OWN_CERTIFICATES.glob("homeport-*.crt"))
+        },
+        "links": sorted(path.stem for path in TRUSTED.glob("homeport-*.pem")),
+        "bundle": [one for one in wanted if one in bundle],
+    }
+
+
+def observe(zone: str, units: "list[str]", wanted: "list[str]") -> "dict[str, Any]":
+    """All of it as one value; `wanted` are sha256 fingerprints of certificates."""
+    etc_timezone = read("/etc/timezone")
+    return {
+        "timezone": timezone(),
+        # Debian 13 has no /etc/timezone any more; where there is one, programs read it.
+        "etc_timezone": None if etc_timezone is None else etc_timezone.strip(),
+        "zone_known": Path(ZONES + zone).is_file(),
+        "units": unit_states(units),
+        "container": run("systemd-detect-virt", "--container", "--quiet").ok,
+        "certificates": certificates(wanted),
+    }

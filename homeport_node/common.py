@@ -1,0 +1,71 @@
+"""What the programs aboard share. Standard library only: see the package's docstring."""
+
+import hashlib
+import os
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command's exit status and what it printed; 127 when there is no such command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 0
+
+
+def run(*command: str, timeout: float = 20, stdin: str = "") -> Ran:
+    """Run `command` for at most `timeout` seconds. Never raises: 124 means it took longer."""
+    try:
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except FileNotFoundError as error:
+        return Ran(127, "", str(error))
+    except subprocess.TimeoutExpired:
+        return Ran(124, "", f"{command[0]}: no answer within {timeout:g} s")
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def read(path: "str | Path") -> "str | None":
+    """The text of the file at `path`, or None when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def sha256_file(path: "str | Path") -> str:
+    """The sha256 of the file at `path`, in hex. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def describe_file(path: "str | Path") -> "dict[str, Any] | None":
+    """{"mode": "600", "uid": 0, "gid": 0, "sha256": "…", "link": null} of `path`, None if absent.
+
+    `sha256` is None for what is not a regular file; `link` is a symbolic link's own text.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    regular = stat.S_ISREG(status.st_mode)
+    return {
+        "mode": format(stat.S_IMODE(status.st_mode), "o"),
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "sha256": sha256_file(path) if regular else None,
+        "link": os.readlink(path) if stat.S_ISLNK(status.st_mode) else None,
+    }

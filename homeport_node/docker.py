@@ -1,0 +1,346 @@
+"""Docker on the node: its configuration, its networks, its guard. Standard library only.
+
+Nothing that somebody else wrote into daemon.json leaves the node: a proxy's password may be there.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from homeport_node.common import read, run
+
+SOCKET = "/run/docker.sock"
+DAEMON_JSON = Path("/etc/docker/daemon.json")
+RECORD = Path("/var/lib/homeport/docker.json")
+# What dockerd was started with; written by the drop-in of docker.service.
+STARTED_WITH = Path("/run/homeport-docker.json")
+CERTIFICATES = Path("/etc/docker/certs.d")
+RULES = Path("/etc/homeport/docker-guard.nft")
+TABLE = ("list", "table", "inet", "homeport_docker")
+
+# Every path in daemon.json that Homeport sets or ever set. "a/b" is key b in the object at a.
+OWNED = ("bip", "default-address-pools", "features/cdi", "log-driver", "log-opts")
+
+MISSING = object()
+
+
+def get(value: "dict[str, Any]", path: str) -> Any:
+    """What is at `path` in `value`, MISSING when there is nothing."""
+    key, _, rest = path.partition("/")
+    found = value.get(key, MISSING)
+    if not rest:
+        return found
+    return found.get(rest, MISSING) if isinstance(found, dict) else MISSING
+
+
+def put(value: "dict[str, Any]", path: str, new: Any) -> "dict[str, Any]":
+    """`value` with `new` at `path`; MISSING removes, and an object that it leaves empty too."""
+    key, _, rest = path.partition("/")
+    if rest:
+        inner = value.get(key)
+        new = put(inner if isinstance(inner, dict) else {}, rest, new) or MISSING
+    result = dict(value)
+    if new is MISSING:
+        result.pop(key, None)
+    else:
+        result[key] = new
+    return result
+
+
+def merged(
+    current: "dict[str, Any]", record: "dict[str, Any]", wanted: "dict[str, Any]"
+) -> "tuple[dict[str, Any], dict[str, Any]]":
+    """daemon.json and our record of it as they ought to be: (configuration, record).
+
+    The record is {"ours": {path: value}, "before": {path: value}}: what we set, and what somebody
+    else had there when we came. A path that is not wanted any more gets back what was before,
+    unless it was edited since: then it is left as it is.
+    """
+    ours, before = dict(record.get("ours", {})), dict(record.get("before", {}))
+    result = dict(current)
+    for path in ours.keys() - wanted.keys():
+        if get(result, path) == ours.pop(path):
+            result = put(result, path, before.get(path, MISSING))
+        before.pop(path, None)
+    for path, value in wanted.items():
+        found = get(result, path)
+        if path not in ours and found is not MISSING and found != value:
+            before[path] = found
+        result = put(result, path, value)
+        ours[path] = value
+    return result, ({"ours": ours, "before": before} if ours else {})
+
+
+def load(path: Path) -> "dict[str, Any]":
+    """The JSON object in the file at `path`, {} when there is none. Raises ValueError."""
+    text = read(path)
+    if text is None or not text.strip():
+        return {}
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return value
+
+
+def replace(path: Path, value: "dict[str, Any]") -> None:
+    """Put `value` into the file at `path`, whole or not at all; {} removes the file."""
+    if not value:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def refused(value: "dict[str, Any]") -> "str | None":
+    """Why dockerd would not start with `value`, None when it would or cannot be asked.
+
+    `dockerd --validate` exists since 23.0; Debian 12's 20.10 answers "unknown flag".
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(value, file)
+        file.flush()
+        asked = run("dockerd", "--validate", "--config-file", file.name)
+    if asked.status in (0, 124, 127) or "unknown flag" in asked.err:
+        return None
+    return asked.err.strip()
+
+
+def merge(wanted: "dict[str, Any]", keep_record: bool = False) -> "str | None":
+    """Bring daemon.json to `wanted`, {path: value}. Answers what stood in the way, or None.
+
+    The record always covers what is in the file, so that an interruption anywhere is healed by
+    the next call; with `keep_record` it goes on to cover what was taken out.
+    """
+    try:
+        current, record = load(DAEMON_JSON), load(RECORD)
+    except ValueError as error:
+        return f"{DAEMON_JSON} or {RECORD}: {error}: correct it, nothing was changed"
+    config, final = merged(current, record, wanted)
+    words = refused(config) if config != current else None
+    if words:
+        return f"dockerd refuses the configuration, {DAEMON_JSON} is unchanged: {words}"
+    both = {key: {**final.get(key, {}), **record.get(key, {})} for key in ("ours", "before")}
+    try:
+        if config != current:
+            replace(RECORD, both)
+            replace(DAEMON_JSON, config)
+        if not keep_record:
+            replace(RECORD, final)
+    except OSError as error:
+        return f"{error}: nothing of {DAEMON_JSON} is lost"
+    return None
+
+
+def take_back() -> "str | None":
+    """Take our paths out of daemon.json, and have a running Docker run without them."""
+    words = merge({}, keep_record=True)
+    if words:
+        return words
+    active = units(["docker.service"]).get("docker.service", {}).get("active")
+    if active and daemon({})["not_running"]:
+        done = run("systemctl", "restart", "docker.service", timeout=120)
+        if not done.ok:
+            return f"systemctl restart docker.service: {done.err.strip()}"
+    RECORD.unlink(missing_ok=True)
+    return None
+
+
+def daemon(wanted: "dict[str, Any]") -> "dict[str, Any]":
+    """{"error": "", "differs": [path, …], "not_running": [path, …]}: see `observe`."""
+    try:
+        current, record = load(DAEMON_JSON), load(RECORD)
+    except ValueError as error:
+        return {"error": f"{DAEMON_JSON}: {error}", "differs": [], "not_running": []}
+    config, final = merged(current, record, wanted)
+    paths = {*OWNED, *wanted}
+    differs = [path for path in paths if get(config, path) != get(current, path)]
+    if final != record and not differs:
+        differs = ["record"]
+    try:
+        started = load(STARTED_WITH) if STARTED_WITH.exists() else None
+    except ValueError:
+        started = None
+    stale = [path for path in paths if started is None or get(started, path) != get(config, path)]
+    return {"error": "", "differs": sorted(differs), "not_running": sorted(stale)}
+
+
+class _Engine(http.client.HTTPConnection):
+    """HTTP to Docker's socket, with a timeout of 10 s."""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(SOCKET)
+
+
+def ask(path: str) -> Any:
+    """The engine's JSON answer to GET `path`, None when it gives none."""
+    engine = _Engine("docker")
+    try:
+        engine.request("GET", path)
+        answer = engine.getresponse()
+        return json.loads(answer.read()) if answer.status == 200 else None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        engine.close()
+
+
+def bridges(networks: "list[dict[str, Any]]") -> "list[dict[str, Any]]":
+    """[{"name": "bridge", "interface": "docker0", "subnets": ["10.213.0.0/24"]}]."""
+    found = []
+    for network in networks:
+        if network.get("Driver") != "bridge":
+            continue
+        options = network.get("Options") or {}
+        configs = (network.get("IPAM") or {}).get("Config") or []
+        found.append(
+            {
+                "name": network["Name"],
+                "interface": options.get("com.docker.network.bridge.name")
+                or f"br-{network['Id'][:12]}",
+                "subnets": [one["Subnet"] for one in configs if one.get("Subnet")],
+            }
+        )
+    return sorted(found, key=lambda one: str(one["interface"]))
+
+
+def canonical(listed: str) -> Any:
+    """What `nft -j list` printed, without handles, counts and order of elements.
+
+    None when it is not such a listing.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            ignored = {"handle", "packets", "bytes", "metainfo"}
+            return {key: plain(one) for key, one in value.items() if key not in ignored}
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return value
+
+    def unordered(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: sorted(one, key=json.dumps)
+                if key in ("set", "elem") and is_list(one)
+                else unordered(one)
+                for key, one in value.items()
+            }
+        return [unordered(one) for one in value] if is_list(value) else value
+
+    def is_list(value: Any) -> bool:
+        return isinstance(value, list)
+
+    try:
+        objects = [plain(one) for one in json.loads(listed)["nftables"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+    rules = [one for one in objects if "rule" in one]  # their order is their meaning
+    others = sorted((one for one in objects if one and "rule" not in one), key=json.dumps)
+    return unordered([*others, *rules])
+
+
+def guard() -> "dict[str, Any]":
+    """Whether the kernel holds what the rules file says, and what that file says.
+
+    The file is loaded into an empty network namespace, so that one nft writes both sides.
+    """
+    text = read(RULES)
+    if text is None:
+        return {"rules": None, "same": False, "error": ""}
+    live = run("nft", "-j", *TABLE)
+    load_and_list = f"nft -f {RULES} && exec nft -j {' '.join(TABLE)}"
+    wanted = run("unshare", "--net", "sh", "-c", load_and_list)
+    if wanted.status == 127 or live.status == 127:
+        return {"rules": text, "same": False, "error": ""}
+    if not wanted.ok:
+        return {"rules": text, "same": False, "error": wanted.err.strip()}
+    same = live.ok and canonical(live.out) == canonical(wanted.out)
+    return {"rules": text, "same": same, "error": ""}
+
+
+def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
+    """{unit: {"enabled": True, "active": True, "stale": False}}; stale: not as on the disk."""
+    shown = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload"
+    found = {}
+    for block in run("systemctl", "show", "-p", shown, *names).out.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if "Id" in values:
+            found[values["Id"]] = {
+                "enabled": values.get("UnitFileState") == "enabled",
+                "active": values.get("ActiveState") == "active",
+                "stale": values.get("NeedDaemonReload") == "yes",
+            }
+    return found
+
+
+def ip(*what: str) -> "list[dict[str, Any]]":
+    """What `ip -json` says, [] when it says nothing."""
+    try:
+        found = json.loads(run("ip", "-json", *what).out)
+    except ValueError:
+        return []
+    return [one for one in found if one]
+
+
+def os_release() -> "dict[str, str]":
+    """{"id": "debian", "version": "13"}."""
+    lines = (read("/etc/os-release") or "").splitlines()
+    values = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {
+        "id": values.get("ID", "").strip('"'),
+        "version": values.get("VERSION_ID", "").strip('"'),
+    }
+
+
+def digests(paths: "list[str]") -> "dict[str, str]":
+    """{path: sha256} of those of `paths` that are there."""
+    found = {}
+    for path in paths:
+        text = read(path)
+        if text is not None:
+            found[path] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def observe(wanted: "dict[str, Any]", files: "list[str]") -> "dict[str, Any]":
+    """Everything about Docker. `wanted` is {path in daemon.json: value}, `files` are ours.
+
+    "daemon": "differs" are the paths in daemon.json that are not as wanted, "not_running" those
+    that dockerd was started with otherwise; "networks" is None while Docker does not run.
+    """
+    state = units(["docker.service", "homeport-docker-guard.service"])
+    # Asking a stopped Docker would start it, by its socket.
+    networks = ask("/networks") if state.get("docker.service", {}).get("active") else None
+    return {
+        "os": os_release(),
+        "daemon": daemon(wanted),
+        "recorded": RECORD.exists(),
+        "units": state,
+        "networks": None if networks is None else bridges(networks),
+        "bridges": [one["ifname"] for one in ip("link", "show", "type", "bridge")],
+        "routes": [
+            [one["dst"], one.get("dev", "")] for one in ip("-4", "route") if one["dst"] != "default"
+        ],
+        "guard": guard(),
+        "files": digests(files),
+        "certificates": digests([str(one) for one in CERTIFICATES.glob("*/homeport.crt")]),
+    }

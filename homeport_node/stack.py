@@ -1,0 +1,233 @@
+"""What a node's Compose project is: on disk, in Docker, and as the containers see it."""
+
+import calendar
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from homeport_node.common import read, run, sha256_file
+
+DIRECTORY = "/etc/homeport/stack"
+COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
+SECRETS = "/etc/homeport/secrets"
+UNIT = "homeport-stack.service"
+DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
+PROJECT = "com.docker.compose.project"
+# The addresses, as /proc/net/tcp and tcp6 write them, that a socket on 127.0.0.1 collides with.
+LOOPBACK = {"0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F"}
+
+
+def compose_command() -> "list[str]":
+    """Compose 2 as Docker's plugin, else Compose 1, else nothing."""
+    if run("docker", "compose", "version").ok:
+        return ["docker", "compose"]
+    if run("docker-compose", "version").ok:
+        return ["docker-compose"]
+    return []
+
+
+def _inspect(*arguments: str) -> "list[dict[str, Any]]":
+    """What `docker … inspect` prints; objects that do not exist are left out."""
+    try:
+        found = json.loads(run("docker", *arguments, timeout=60).out or "[]")
+    except ValueError:
+        return []
+    return list(found)
+
+
+def _containers(project: str) -> "list[dict[str, Any]]":
+    """Containers of the project, and those made from our Compose file under another name."""
+    ids: list[str] = []
+    for label in (f"{PROJECT}={project}", f"{PROJECT}.working_dir={DIRECTORY}"):
+        ids += run("docker", "ps", "-aq", "--no-trunc", "--filter", f"label={label}").out.split()
+    found = _inspect("container", "inspect", *sorted(set(ids))) if ids else []
+    one_off = f"{PROJECT.removesuffix('project')}oneoff"
+    return [one for one in found if one["Config"]["Labels"].get(one_off) != "True"]
+
+
+def seconds(moment: str) -> float:
+    """Docker's 2026-01-02T03:04:05.123456789Z in seconds since 1970; 0 when it is not a time."""
+    try:
+        whole, _, fraction = moment.rstrip("Z").partition(".")
+        start = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+        return start + float(f"0.{fraction or 0}")
+    except ValueError:
+        return 0.0
+
+
+def _changed_since(path: str, started: float) -> bool:
+    try:
+        return os.lstat(path).st_mtime > started
+    except OSError:
+        return True
+
+
+def _same_content(path: str, inside: str) -> bool:
+    """Whether the file on the node and the one that the container sees have the same content."""
+    try:
+        return sha256_file(path) == sha256_file(inside)
+    except OSError:
+        return False
+
+
+def _stale(wanted: "dict[str, Any]", state: "dict[str, Any]") -> "list[str]":
+    """What changed since the container's program read it: paths on the node, never contents."""
+    started = seconds(state["StartedAt"])
+    root = f"/proc/{state['Pid']}/root"
+    mounted = [(path, inside) for path, inside in wanted["files"].items()]
+    mounted += [(f"{SECRETS}/{name}", f"/run/secrets/{name}") for name in wanted["secrets"]]
+    stale = [
+        path
+        for path, inside in mounted
+        if _changed_since(path, started) or not _same_content(path, f"{root}{inside}")
+    ]
+    return stale + [path for path in wanted["reads"] if _changed_since(path, started)]
+
+
+def _describe(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[str, Any]":
+    state = container["State"]
+    labels = container["Config"]["Labels"]
+    running = state["Status"] == "running"
+    return {
+        "id": container["Id"],
+        "status": state["Status"],
+        "health": (state.get("Health") or {}).get("Status", ""),
+        "exit_code": state["ExitCode"],
+        "restarts": container["RestartCount"],
+        "started_at": state["StartedAt"],
+        "hash": labels.get("com.docker.compose.config-hash", ""),
+        "image": container["Image"],
+        "stale": _stale(wanted, state) if running else [],
+    }
+
+
+def _sort(project: str, services: "dict[str, Any]") -> "tuple[dict[str, Any], list[Any], set[int]]":
+    """The wanted services' containers, those that are too many, and the ports we hold."""
+    kept: dict[str, Any] = {}
+    extra = []
+    held: set[int] = set()
+    found = _containers(project)
+    found.sort(key=lambda one: (one["State"]["Status"] != "running", one["Created"]))
+    for container in found:
+        labels = container["Config"]["Labels"]
+        name = labels.get("com.docker.compose.service", "")
+        if container["State"]["Status"] in ("running", "paused", "restarting"):
+            for bindings in (container["HostConfig"].get("PortBindings") or {}).values():
+                held |= {int(one["HostPort"]) for one in bindings or [] if one["HostPort"]}
+        if labels.get(PROJECT) == project and name in services and name not in kept:
+            kept[name] = _describe(container, services[name])
+        else:
+            label = f"{labels.get(PROJECT, '')}/{name}"
+            extra.append({"id": container["Id"], "name": label})
+    return kept, extra, held
+
+
+def _listeners(ports: "set[int]") -> "dict[int, str]":
+    """Those of `ports` that something listens on, with the socket's inode."""
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (read(table) or "").splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].partition(":")
+            if fields[3] == "0A" and address in LOOPBACK and int(port, 16) in ports:
+                found[int(port, 16)] = fields[9]
+    return found
+
+
+def _owner(inode: str) -> str:
+    """ "python3 (pid 123)": who has the socket `inode` open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()) == f"socket:[{inode}]":
+                pid = link.parts[2]
+                return f"{(read(f'/proc/{pid}/comm') or '?').strip()} (pid {pid})"
+    return "a process that cannot be seen"
+
+
+def _taken(ports: "set[int]") -> "dict[str, str]":
+    """Who listens on those of `ports` that are taken, by port."""
+    taken = {}
+    for port, inode in _listeners(ports).items():
+        name = run("docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}").out
+        container = f", which serves the container {name.split()[0]}" if name.split() else ""
+        taken[str(port)] = f"{_owner(inode)}{container}"
+    return taken
+
+
+def _images(references: "list[str]") -> "dict[str, str]":
+    """The ID that each reference stands for on this node, "" when it is not here."""
+    found = {}
+    for reference in references:
+        images = _inspect("image", "inspect", reference)
+        found[reference] = images[0]["Id"] if images else ""
+    return found
+
+
+def _hashes(compose: "list[str]", project: str) -> "tuple[dict[str, str], str]":
+    """The configuration hash of each service in the file on disk; or the error in words."""
+    if not compose or not Path(COMPOSE_FILE).exists():
+        return {}, ""
+    ran = run(*compose, "-p", project, "-f", COMPOSE_FILE, "config", "--hash", "*", timeout=60)
+    if not ran.ok:
+        return {}, (ran.err or ran.out).strip()[-500:]
+    pairs = [line.split() for line in ran.out.splitlines()]
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}, ""
+
+
+def _unit() -> "dict[str, Any]":
+    names = ("LoadState", "UnitFileState", "ActiveState", "NeedDaemonReload")
+    shown = run("systemctl", "show", UNIT, "--property", ",".join(names)).out
+    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    state = {name: found.get(name, "") for name in names}
+    docker = run("systemctl", "show", "docker.service", "--property", "DropInPaths").out
+    return {**state, "docker_knows": DROPIN in docker}
+
+
+def _project_on_disk() -> str:
+    for line in (read(COMPOSE_FILE) or "").splitlines()[:3]:
+        if line.startswith("# Project: "):
+            return line.split(": ", 1)[1].strip()
+    return ""
+
+
+def _files() -> "list[str]":
+    """Everything below the directory of mounted files that is not a directory."""
+    found = []
+    for directory, _, names in os.walk(f"{DIRECTORY}/files"):
+        found += [f"{directory}/{name}" for name in names]
+    return sorted(found)
+
+
+def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
+    """The project as it is; see `deploys.stack.facts.StackState` for an example.
+
+    `services` is {name: {"image", "ports", "files", "secrets", "reads"}}. An empty `project` asks
+    for what is there, by the header of the Compose file.
+    """
+    text = read(COMPOSE_FILE)
+    on_disk = _project_on_disk()
+    project = project or on_disk
+    version = run("docker", "version", "--format", "{{.Server.Version}}")
+    compose = compose_command()
+    hashes, problem = _hashes(compose, project) if version.ok else ({}, "")
+    kept, extra, held = _sort(project, services) if version.ok and project else ({}, [], set())
+    ports = {port for service in services.values() for port in service["ports"]}
+    references = sorted({service["image"] for service in services.values()})
+    return {
+        "docker": version.out.strip() if version.ok else "",
+        "docker_error": "" if version.ok else version.err.strip()[-300:],
+        "compose": " ".join(compose),
+        "project": on_disk,
+        "compose_file": sha256_file(COMPOSE_FILE) if text is not None else "",
+        "files": _files(),
+        "hashes": hashes,
+        "hash_error": problem,
+        "images": _images(references) if version.ok else {},
+        "services": kept,
+        "extra": extra,
+        "taken": _taken(ports - held),
+        "unit": _unit(),
+    }

@@ -1,0 +1,151 @@
+"""What a converge does to the node's Compose project. Each returns None, or what went wrong."""
+
+import base64
+import json
+import os
+import re
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from homeport_node.common import read, run
+
+DIRECTORY = "/etc/homeport/stack"
+COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
+SECRETS = "/etc/homeport/secrets"
+PROJECT = "com.docker.compose.project"
+PULL_TIMEOUT = 7200  # seconds: the images are gigabytes, the line may be slow
+UP_TIMEOUT = 900
+GPU_REMEDY = "Docker started before NVIDIA's container toolkit was there: systemctl restart docker"
+NOISE = re.compile(
+    r"^\s*(Container|Network|Volume) \S+\s+\w+$|^\S+ (Pulling|Waiting|Downloading|Extracting)"
+    r"|^(Creating|Starting|Recreating|Stopping|Removing) \S+ +\.\.\."
+)
+
+
+def masked(text: str) -> str:
+    """`text` without any secret of this node, raw, base64 or URL-encoded."""
+    for path in Path(SECRETS).glob("*"):
+        value = (read(path) or "").strip()
+        if len(value) < 4:
+            continue
+        encoded = base64.b64encode(value.encode()).decode()
+        for form in (value, urllib.parse.quote(value, safe=""), encoded, encoded.rstrip("=")):
+            text = text.replace(form, "********")
+    return text
+
+
+def words(text: str, lines: int = 12) -> str:
+    """The last `lines` lines of what a program said, without its progress and without secrets."""
+    kept = [line.rstrip() for line in text.splitlines() if line.strip() and not NOISE.match(line)]
+    return masked("\n".join(kept[-lines:]))
+
+
+def _compose(project: str, *arguments: str, timeout: float = UP_TIMEOUT) -> "str | None":
+    plugin = run("docker", "compose", "version").ok
+    command = ("docker", "compose") if plugin else ("docker-compose",)
+    ran = run(*command, "-p", project, "-f", COMPOSE_FILE, *arguments, timeout=timeout)
+    if ran.ok:
+        return None
+    said = words(ran.err or ran.out)
+    # Docker looks for NVIDIA's hook once, when it starts.
+    remedy = f"\n{GPU_REMEDY}" if "could not select device driver" in said else ""
+    return f"compose {arguments[0]} failed ({ran.status}):\n{said}{remedy}"
+
+
+def pull(images: "list[str]") -> "str | None":
+    """Fetch the images that this node lacks."""
+    for image in images:
+        ran = run("docker", "pull", "--quiet", image, timeout=PULL_TIMEOUT)
+        if not ran.ok:
+            registry = image.split("/", 1)[0]
+            said = words(ran.err or ran.out, 4)
+            return (
+                f"the image {image} cannot be pulled from {registry}. Docker says: {said}\n"
+                f"No service was touched: see that the node reaches {registry}, then converge again"
+            )
+    return None
+
+
+def up(project: str, recreate: "list[str]") -> "str | None":
+    """Make the project as the Compose file says; `recreate` are made anew whatever it says."""
+    if recreate:
+        problem = _compose(project, "up", "--detach", "--force-recreate", "--no-deps", *recreate)
+        if problem:
+            return problem
+    return _compose(project, "up", "--detach", "--remove-orphans")
+
+
+def remove_containers(ids: "list[str]") -> "str | None":
+    """Stop and remove containers that the inventory no longer wants; volumes stay."""
+    run("docker", "stop", *ids, timeout=300)
+    ran = run("docker", "rm", "--force", *ids, timeout=120)
+    return None if ran.ok else f"docker rm failed: {words(ran.err)}"
+
+
+def _state(project: str, service: str) -> "dict[str, Any]":
+    names = (f"label={PROJECT}={project}", f"label=com.docker.compose.service={service}")
+    filters = [part for name in names for part in ("--filter", name)]
+    ids = run("docker", "ps", "-aq", *filters).out.split()
+    found = json.loads(run("docker", "container", "inspect", *ids[:1]).out or "[]") if ids else []
+    if not found:
+        return {"ready": False, "status": "absent", "id": "", "restarts": 0}
+    state = found[0]["State"]
+    health = (state.get("Health") or {}).get("Status", "")
+    return {
+        "ready": state["Status"] == "running" and health in ("", "healthy"),
+        # Docker calls a container unhealthy between two starts as well: those are counted instead.
+        "failed": state["Status"] == "running" and health == "unhealthy",
+        "status": f"{state['Status']}{f', {health}' if health else ''}",
+        "id": found[0]["Id"],
+        "restarts": found[0]["RestartCount"],
+        "exit_code": state["ExitCode"],
+    }
+
+
+def _logs(container: str) -> str:
+    ran = run("docker", "logs", "--tail", "25", container)
+    return words(f"{ran.out}\n{ran.err}", 25)
+
+
+def wait(project: str, services: "dict[str, int]") -> "str | None":
+    """Wait until each service runs and is healthy; {name: seconds}.
+
+    A service that crashes three times, or that Docker calls unhealthy, is not waited for further.
+    """
+    began = time.monotonic()
+    waiting = dict(services)
+    before = {service: _state(project, service)["restarts"] for service in services}
+    while waiting:
+        for service, limit in list(waiting.items()):
+            state = _state(project, service)
+            crashes = state["restarts"] - before[service]
+            if state["ready"]:
+                del waiting[service]
+                continue
+            waited = time.monotonic() - began
+            if waited > limit or state.get("failed") or crashes >= 3:
+                logs = _logs(state["id"]) if state["id"] else "(no container)"
+                return (
+                    f"{service} is not ready after {waited:.0f} s: {state['status']}, started "
+                    f"again {crashes} times. Its last words:\n{logs}"
+                )
+        if waiting:
+            time.sleep(0.5)
+    return None
+
+
+def remove_files(paths: "list[str]") -> "str | None":
+    """Remove mounted files that no service wants, and directories that this leaves empty."""
+    for path in paths:
+        Path(path).unlink()
+    for directory, _, _ in os.walk(f"{DIRECTORY}/files", topdown=False):
+        if not any(Path(directory).iterdir()):
+            Path(directory).rmdir()
+    return None
+
+
+def down(project: str) -> "str | None":
+    """Stop and remove the project's containers and network; volumes stay."""
+    return _compose(project, "down", "--remove-orphans")

@@ -1,0 +1,56 @@
+"""Packages: names, what is missing, when the lists are fetched."""
+
+import pytest
+
+from homeport.apt import LISTS_MAX_AGE, install_command, is_package_name
+from homeport_node.apt import installed_versions
+
+FRESH = {"installed": {"curl": "8.14"}, "lists_age": 60.0}
+
+
+def test_nothing_is_done_when_all_are_installed() -> None:
+    assert install_command(["curl"], FRESH) is None
+
+
+def test_nothing_is_done_for_old_lists_alone() -> None:
+    old = {"installed": {"curl": "8.14"}, "lists_age": LISTS_MAX_AGE * 30}
+    assert install_command(["curl"], old) is None
+
+
+@pytest.mark.parametrize(
+    ("age", "fetched"), [(None, True), (LISTS_MAX_AGE + 1, True), (60.0, False)]
+)
+def test_lists_are_fetched_when_absent_or_older_than_a_day(
+    age: float | None, fetched: bool
+) -> None:
+    command = install_command(["jq"], {"installed": {}, "lists_age": age})
+    assert command is not None
+    assert ("\nrefresh || stop\n" in command) is fetched
+
+
+def test_only_the_missing_are_installed_and_the_wait_is_bounded() -> None:
+    command = install_command(["jq", "curl", "tree"], FRESH, lock_wait=7)
+    assert command is not None
+    assert "get install jq tree ||" in command
+    assert "DPkg::Lock::Timeout=7 " in command
+
+
+def test_a_node_without_python_gets_everything() -> None:
+    command = install_command(["python3"], {})
+    assert command is not None
+    assert "get install python3 " in command
+
+
+def test_a_half_installed_package_is_not_installed() -> None:
+    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\n"
+    assert installed_versions(shown) == {"curl": "8.14"}
+
+
+@pytest.mark.parametrize("name", ["python3-venv", "libstdc++6", "docker.io", "jq"])
+def test_package_names(name: str) -> None:
+    assert is_package_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "-y", "jq;reboot", "JQ", "a b", "$(id)", "jq\n", "x"])
+def test_what_is_no_package_name(name: str) -> None:
+    assert not is_package_name(name)

@@ -1,0 +1,351 @@
+"""Docker: what is refused, and what differs from what is wanted."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.docker import Docker
+from deploys.docker.deploy import (
+    GUARD_UNIT,
+    OWN_FILES,
+    file_changes,
+    guard_commands,
+    wanted_files,
+)
+from deploys.docker.engine import engine_commands, packages
+from deploys.docker.guard import Known, known, pool_conflict, rules
+from deploys.docker.spec import daemon_values
+from homeport.spec import SpecError
+from homeport.targets import Sources
+from homeport_node import docker as aboard
+
+SPEC = Docker()
+WANTED = daemon_values(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("address_pool", "8.8.0.0/16"),
+        ("address_pool", "10.213.0.1/16"),
+        ("address_pool", "10.213.0.0/24"),
+        ("address_pool", "nonsense; reboot"),
+        ("log_max_size", "10"),
+        ("log_max_size", "0m"),
+        ("log_max_size", "10m;"),
+        ("log_files", 0),
+        ("log_files", 101),
+    ],
+)
+def test_wrong_input_names_its_field(field: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"docker.{field}: .*must be"):
+        Docker(**{field: value})
+
+
+def test_the_bridge_is_the_first_network_of_the_pool() -> None:
+    values = daemon_values(Docker(address_pool="172.20.0.0/20"))
+    assert values["bip"] == "172.20.0.1/24"
+    assert values["default-address-pools"] == [{"base": "172.20.0.0/20", "size": 24}]
+
+
+@pytest.mark.parametrize(
+    ("system", "version", "names"),
+    [
+        ("debian", "13", {"docker.io", "docker-cli", "docker-compose"}),
+        ("debian", "12", {"docker.io", "docker-compose"}),
+        ("ubuntu", "22.04", {"docker.io", "docker-compose-v2"}),
+        ("ubuntu", "24.04", {"docker.io", "docker-compose-v2"}),
+    ],
+)
+def test_packages_of_the_distributions(system: str, version: str, names: set[str]) -> None:
+    assert set(packages({"id": system, "version": version}, {}) or ()) == {"nftables", *names}
+
+
+def test_docker_coms_packages_are_kept() -> None:
+    chosen = packages({"id": "debian", "version": "13"}, {"docker-ce": "5:29.1"})
+    assert set(chosen or ()) == {
+        "nftables",
+        "docker-ce",
+        "docker-ce-cli",
+        "docker-compose-plugin",
+    }
+
+
+def test_an_unknown_distribution_has_no_packages() -> None:
+    assert packages({"id": "fedora", "version": "43"}, {}) is None
+    assert packages({}, {}) is None
+
+
+# daemon.json ------------------------------------------------------------------------------------
+
+
+def test_merging_twice_changes_nothing() -> None:
+    once = aboard.merged({"debug": True}, {}, WANTED)
+    assert aboard.merged(*once, WANTED) == once
+
+
+def test_what_is_foreign_stays() -> None:
+    current = {"debug": True, "features": {"buildkit": True}, "log-driver": "syslog"}
+    config, record = aboard.merged(current, {}, WANTED)
+    assert config["debug"] is True
+    assert config["features"] == {"buildkit": True, "cdi": True}
+    assert config["log-driver"] == "local"
+    assert record["before"] == {"log-driver": "syslog"}
+
+
+def test_all_is_given_back() -> None:
+    current = {"debug": True, "features": {"buildkit": True}, "log-driver": "syslog"}
+    assert aboard.merged(*aboard.merged(current, {}, WANTED), {}) == (current, {})
+    assert aboard.merged(*aboard.merged({}, {}, WANTED), {}) == ({}, {})
+
+
+def test_a_path_that_is_dropped_goes_and_its_neighbours_stay() -> None:
+    config, record = aboard.merged({}, {}, {"bip": "10.0.0.1/24", "log-driver": "local"})
+    assert aboard.merged(config, record, {"log-driver": "local"}) == (
+        {"log-driver": "local"},
+        {"ours": {"log-driver": "local"}, "before": {}},
+    )
+
+
+def test_an_edit_of_a_path_of_ours_is_undone_but_not_taken_for_what_was_before() -> None:
+    config, record = aboard.merged({}, {}, WANTED)
+    edited = {**config, "log-driver": "syslog"}
+    assert aboard.merged(edited, record, WANTED) == (config, record)
+
+
+def test_a_dropped_path_that_was_edited_is_left() -> None:
+    config, record = aboard.merged({}, {}, {"log-driver": "local"})
+    assert aboard.merged({**config, "log-driver": "syslog"}, record, {}) == (
+        {"log-driver": "syslog"},
+        {},
+    )
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of homeport_node.docker, in a folder of the test's own."""
+    monkeypatch.setattr(aboard, "DAEMON_JSON", tmp_path / "etc/daemon.json")
+    monkeypatch.setattr(aboard, "RECORD", tmp_path / "lib/docker.json")
+    monkeypatch.setattr(aboard, "STARTED_WITH", tmp_path / "started.json")
+    monkeypatch.setattr(aboard, "refused", lambda value: None)
+    return tmp_path
+
+
+def test_merge_writes_then_agrees(on_disk: Path) -> None:
+    assert set(aboard.daemon(WANTED)["differs"]) == {
+        "bip",
+        "default-address-pools",
+        "features/cdi",
+        "log-driver",
+        "log-opts",
+    }
+    assert aboard.merge(WANTED) is None
+    assert aboard.daemon(WANTED)["differs"] == []
+
+
+def test_a_file_that_is_not_json_is_left_as_it_is(on_disk: Path) -> None:
+    aboard.DAEMON_JSON.parent.mkdir()
+    aboard.DAEMON_JSON.write_text("{,}")
+    assert "nothing was changed" in (aboard.merge(WANTED) or "")
+    assert aboard.DAEMON_JSON.read_text() == "{,}"
+    assert "daemon.json" in aboard.daemon(WANTED)["error"]
+
+
+def test_a_configuration_that_docker_refuses_is_not_written(
+    on_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aboard, "refused", lambda value: "no such option")
+    assert "no such option" in (aboard.merge(WANTED) or "")
+    assert not aboard.DAEMON_JSON.exists()
+    assert not aboard.RECORD.exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_merge_that_is_cut_short_is_healed_and_can_be_given_back(
+    on_disk: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    aboard.DAEMON_JSON.parent.mkdir()
+    aboard.DAEMON_JSON.write_text('{"log-driver": "syslog"}')
+    calls: list[Path] = []
+
+    def replace(path: Path, value: dict[str, Any]) -> None:
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(path)
+        real(path, value)
+
+    real = aboard.replace
+    monkeypatch.setattr(aboard, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        aboard.merge(WANTED)
+    monkeypatch.setattr(aboard, "replace", real)
+    assert aboard.merge(WANTED) is None
+    assert aboard.daemon(WANTED)["differs"] == []
+    assert aboard.merge({}) is None
+    assert json.loads(aboard.DAEMON_JSON.read_text()) == {"log-driver": "syslog"}
+
+
+def test_a_restart_is_due_for_our_paths_only(on_disk: Path) -> None:
+    aboard.merge(WANTED)
+    assert aboard.daemon(WANTED)["not_running"] == sorted(aboard.OWNED)  # nobody knows
+    started = json.loads(aboard.DAEMON_JSON.read_text())
+    aboard.STARTED_WITH.write_text(json.dumps({**started, "debug": True}))
+    assert aboard.daemon(WANTED)["not_running"] == []
+    aboard.STARTED_WITH.write_text(json.dumps({**started, "bip": "10.0.0.1/24"}))
+    assert aboard.daemon(WANTED)["not_running"] == ["bip"]
+
+
+# The engine and the guard -----------------------------------------------------------------------
+
+GOOD = {"enabled": True, "active": True, "stale": False}
+
+
+@pytest.mark.parametrize(
+    ("unit", "not_running", "commands"),
+    [
+        (GOOD, [], []),
+        (GOOD, ["bip"], ["systemctl restart docker.service"]),
+        ({**GOOD, "enabled": False}, [], ["systemctl enable docker.service"]),
+        ({**GOOD, "stale": True}, [], ["systemctl daemon-reload"]),
+    ],
+)
+def test_engine(unit: dict[str, bool], not_running: list[str], commands: list[str]) -> None:
+    observed = {"units": {"docker.service": unit}, "daemon": {"not_running": not_running}}
+    assert engine_commands(observed) == commands
+
+
+def test_a_stopped_engine_is_started_once() -> None:
+    observed = {
+        "units": {"docker.service": {**GOOD, "active": False}},
+        "daemon": {"not_running": ["bip"]},
+    }
+    assert engine_commands(observed)[-1] == "systemctl start docker.service"
+    assert "systemctl restart docker.service" not in engine_commands(observed)
+
+
+@pytest.mark.parametrize(
+    ("unit", "same", "commands"),
+    [
+        (GOOD, True, []),
+        (GOOD, False, [f"systemctl reload-or-restart {GUARD_UNIT}"]),
+        ({**GOOD, "active": False}, True, [f"systemctl reload-or-restart {GUARD_UNIT}"]),
+        ({**GOOD, "enabled": False}, True, [f"systemctl enable {GUARD_UNIT}"]),
+    ],
+)
+def test_guard(unit: dict[str, bool], same: bool, commands: list[str]) -> None:
+    observed = {"units": {GUARD_UNIT: unit}, "guard": {"same": same, "error": ""}}
+    assert guard_commands(observed) == commands
+
+
+def _network(interface: str, *subnets: str) -> dict[str, Any]:
+    return {"name": "n", "interface": interface, "subnets": [*subnets]}
+
+
+def test_networks_in_the_pool_change_no_rule() -> None:
+    bare: dict[str, Any] = {
+        "networks": [_network("docker0", "10.213.0.0/24")],
+        "bridges": ["docker0"],
+    }
+    more = {
+        "networks": [*bare["networks"], _network("br-0123456789ab", "10.213.1.0/24")],
+        "bridges": ["docker0", "br-0123456789ab"],
+    }
+    assert rules(SPEC, known(bare)) == rules(SPEC, known(more)) == rules(SPEC, Known())
+
+
+def test_networks_with_subnets_of_their_own_are_guarded() -> None:
+    text = rules(SPEC, Known(subnets=("172.30.0.0/24", "10.213.1.0/24", "fd00:5::/64")))
+    assert "elements = { 10.213.0.0/16, 172.30.0.0/24 }" in text
+    assert "elements = { fd00:5::/64 }" in text
+    assert "ip6 daddr @containers6 counter drop" in text
+
+
+def test_bridges_are_told_apart() -> None:
+    observed = {
+        "networks": [_network("docker0"), _network("mine0"), _network("br-0123456789ab")],
+        "bridges": ["docker0", "mine0", "br-0123456789ab", "br-lan", "vmbr0", 'br-"; x'],
+    }
+    assert known(observed) == Known(inside=("mine0",), outside=("br-lan",))
+    text = rules(SPEC, known(observed))
+    assert text.index('"br-lan" goto') < text.index('"br-*" accept')
+    assert 'iifname "mine0" accept' in text
+
+
+def test_rules_outlive_a_docker_that_is_stopped() -> None:
+    beyond = Known(subnets=("172.30.0.0/24", "fd00:5::/64"), inside=("mine0",), outside=("br-lan",))
+    text = rules(SPEC, beyond)
+    observed = {"networks": None, "guard": {"rules": text}}
+    assert rules(SPEC, known(observed)) == text
+
+
+@pytest.mark.parametrize("text", ["", "# Known: {", '# Known: {"x": 1}', "# Known: {}"])
+def test_rules_that_say_nothing(text: str) -> None:
+    assert known({"networks": None, "guard": {"rules": text}}) == Known()
+
+
+def _listing(*rule_exprs: object, elements: tuple[str, ...] = ("a", "b"), handle: int = 1) -> str:
+    return json.dumps(
+        {
+            "nftables": [
+                {"metainfo": {"version": "1"}},
+                {"set": {"name": "s", "handle": handle, "elem": [*elements]}},
+                *({"rule": {"handle": handle, "expr": [one]}} for one in rule_exprs),
+            ]
+        }
+    )
+
+
+def test_listings_are_compared_by_meaning() -> None:
+    counter = {"counter": {"packets": 7, "bytes": 9}}
+    zero = {"counter": {"packets": 0, "bytes": 0}}
+    same = _listing(counter, {"drop": None}, elements=("b", "a"), handle=9)
+    assert aboard.canonical(same) == aboard.canonical(_listing(zero, {"drop": None}))
+    assert aboard.canonical(_listing(zero)) != aboard.canonical(_listing(zero, {"drop": None}))
+    swapped = _listing({"drop": None}, zero)
+    assert aboard.canonical(swapped) != aboard.canonical(_listing(zero, {"drop": None}))
+    assert aboard.canonical("Error: no such table") is None
+
+
+@pytest.mark.parametrize(
+    ("destination", "interface", "clash"),
+    [
+        ("10.213.4.0/24", "eth0", True),
+        ("10.0.0.0/8", "wg0", True),
+        ("10.213.4.7", "eth0", True),
+        ("10.213.0.0/24", "docker0", False),
+        ("10.213.1.0/24", "br-0123456789ab", False),
+        ("10.213.2.0/24", "mine0", False),
+        ("192.168.1.0/24", "eth0", False),
+    ],
+)
+def test_a_pool_that_hides_a_network(destination: str, interface: str, clash: bool) -> None:
+    observed = {"networks": [_network("mine0")], "routes": [[destination, interface]]}
+    assert bool(pool_conflict(SPEC, observed)) is clash
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def test_files_as_wanted_are_left() -> None:
+    wanted = wanted_files(Sources())
+    found = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in wanted.items()}
+    assert set(wanted) == set(OWN_FILES)
+    assert file_changes(wanted, {"files": found, "certificates": {}}) == ({}, [])
+
+
+def test_registries_of_the_sources_are_trusted_and_forgotten() -> None:
+    sources = Sources(registries={"ghcr.io": "r.example:5000/hub"}, ca_certificates=("PEM\n",))
+    path = "/etc/docker/certs.d/r.example:5000/homeport.crt"
+    write, remove = file_changes(wanted_files(sources), {})
+    assert write[path] == "PEM\n"
+    assert remove == []
+    assert file_changes(wanted_files(Sources()), {"certificates": {path: "x"}})[1] == [path]
+
+
+@pytest.mark.parametrize("path", OWN_FILES)
+def test_our_files_say_whose_they_are(path: str) -> None:
+    first = OWN_FILES[path].read_text().splitlines()[0]
+    assert first == "# Managed by Homeport (docker). Changes are replaced by the next converge."

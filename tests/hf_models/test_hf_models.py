@@ -1,0 +1,241 @@
+"""Models at the desk: the spec's rules, the differences as cases, what the operations yield."""
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.context import ctx_host
+
+from deploys import hf_models
+from deploys.hf_models import HfModels, Model, difference, document, prunable
+from homeport.lock import LockedFile
+from homeport.observe import program
+from homeport.pins import HubRepo
+from homeport.spec import SpecError
+
+A, B = "a" * 40, "b" * 40
+REPO = HubRepo(repo="owner/gemma", patterns=("*Q4_0.gguf", "mmproj.gguf"))
+LOCKED = dataclasses.replace(
+    REPO,
+    commit=A,
+    files=(
+        LockedFile(path="x-Q4_0.gguf", size=7, sha256="1" * 64),
+        LockedFile(path="mmproj.gguf", size=5, sha256="2" * 64),
+    ),
+)
+LINKS = {"model.gguf": "x-Q4_0.gguf", "mmproj.gguf": "mmproj.gguf"}
+ENTRY: dict[str, Any] = {
+    "repo": "owner/gemma",
+    "revision": "main",
+    "patterns": ["*Q4_0.gguf", "mmproj.gguf"],
+    "locked": True,
+    "files": {
+        "x-Q4_0.gguf": {"size": 7, "sha256": "1" * 64, "mtime_ns": 1},
+        "mmproj.gguf": {"size": 5, "sha256": "2" * 64, "mtime_ns": 1},
+    },
+    "faults": {},
+}
+WHOLE: dict[str, Any] = {
+    "links": {"model.gguf": f"gemma/{A}/x-Q4_0.gguf", "mmproj.gguf": f"gemma/{A}/mmproj.gguf"},
+    "taken": [],
+    "models": {"gemma": {A: ENTRY}},
+    "in_use": [],
+    "elsewhere": {},
+}
+
+
+def spec(source: HubRepo = LOCKED, **changes: Any) -> HfModels:
+    return HfModels(models=(Model(name="gemma", source=source, links=LINKS),), **changes)
+
+
+def observed(**changes: Any) -> dict[str, Any]:
+    """A node where all is as wanted, but for `changes`; `faults` are of commit A."""
+    state = copy.deepcopy(WHOLE)
+    state["models"]["gemma"][A]["faults"] = changes.pop("faults", {})
+    return {**state, **changes}
+
+
+def commands(
+    operation: Any, state: dict[str, Any], value: HfModels | None
+) -> tuple[list[str], list[str]]:
+    """What `operation` yields on a node in that state, and its no-op messages."""
+    noops: list[str] = []
+    fake = SimpleNamespace(get_fact=lambda fact, **kwargs: state, noop=noops.append)
+    with ctx_host.use(fake):
+        return [repr(command) for command in operation._inner(spec=value)], noops
+
+
+@pytest.mark.parametrize(
+    ("links", "words"),
+    [
+        ({"/model.gguf": "x-Q4_0.gguf"}, "relative path inside the models' directory"),
+        ({"../model.gguf": "x-Q4_0.gguf"}, "relative path inside the models' directory"),
+        ({"a/../../m": "x-Q4_0.gguf"}, "relative path inside the models' directory"),
+        ({"": "x-Q4_0.gguf"}, "relative path inside the models' directory"),
+        ({"a//b": "x-Q4_0.gguf"}, "relative path inside the models' directory"),
+        ({"model.gguf": "/etc/shadow"}, "by its path in the repository"),
+        ({"model.gguf": "../x-Q4_0.gguf"}, "by its path in the repository"),
+        ({"model.gguf": "other.gguf"}, "no pattern of the source matches it"),
+        ({"model.gguf": "y-Q4_0.gguf"}, "the lock has no such file of owner/gemma"),
+    ],
+)
+def test_links_that_are_refused(links: dict[str, str], words: str) -> None:
+    with pytest.raises(SpecError, match=rf"^hf_models\.model\.links: .*{words}"):
+        Model(name="gemma", source=LOCKED, links=links)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", ".hidden"])
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(SpecError, match=r"^hf_models\.model\.name: .*one plain directory name"):
+        Model(name=name, source=REPO, links={})
+
+
+GEMMA = Model(name="gemma", source=REPO, links={"model.gguf": "x-Q4_0.gguf"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"directory": "srv/models"}, "directory: .*must be an absolute path"),
+        ({"directory": "/srv"}, "directory: .*below a top-level directory"),
+        ({"directory": "/srv/../etc/x"}, "directory: .*must be an absolute path"),
+        ({"headroom_mib": -1}, "headroom_mib: -1 must be 0 MiB or more"),
+        ({"models": (GEMMA, dataclasses.replace(GEMMA, links={}))}, "models: .*same name twice"),
+        ({"models": (GEMMA, dataclasses.replace(GEMMA, name="b"))}, "'model.gguf' twice"),
+        (
+            {"models": (dataclasses.replace(GEMMA, links={"gemma/x": "x-Q4_0.gguf"}),)},
+            "a model's directory has that name",
+        ),
+    ],
+)
+def test_specs_that_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=rf"^hf_models\..*{words}"):
+        HfModels(**{"models": (GEMMA,), **changes})
+
+
+def test_a_pattern_that_names_a_folder_matches_what_is_in_it() -> None:
+    source = HubRepo(repo="owner/gemma", patterns=("folder/",))
+    assert Model(name="gemma", source=source, links={"m": "folder/x"}).links == {"m": "folder/x"}
+
+
+@pytest.mark.parametrize(
+    ("state", "source", "expected"),
+    [
+        (observed(), LOCKED, []),
+        (observed(), REPO, []),  # without a lock: the commit that is there is kept
+        (observed(models={}, links={}), REPO, ["gemma: main is not downloaded"]),
+        (observed(models={}, links={}), LOCKED, [f"gemma: {A} is not downloaded"]),
+        (
+            observed(),
+            dataclasses.replace(LOCKED, commit=B),
+            [f"gemma: {B} is not downloaded"],
+        ),
+        (
+            observed(faults={"mmproj.gguf": "missing"}),
+            LOCKED,
+            ["gemma/mmproj.gguf: missing"],
+        ),
+        (
+            observed(),
+            dataclasses.replace(
+                LOCKED, files=(LOCKED.files[0], dataclasses.replace(LOCKED.files[1], size=6))
+            ),
+            ["gemma: the files differ from the lock"],
+        ),
+        (
+            observed(),
+            dataclasses.replace(REPO, patterns=("*.gguf",)),
+            ["gemma: other patterns are asked for"],
+        ),
+        (
+            observed(),
+            dataclasses.replace(REPO, revision="v2"),
+            ["gemma: v2 is not downloaded"],
+        ),
+        (
+            observed(links={"mmproj.gguf": f"gemma/{A}/mmproj.gguf"}),
+            LOCKED,
+            [f"model.gguf: leads to nothing, not to gemma/{A}/x-Q4_0.gguf"],
+        ),
+        (
+            observed(links={**WHOLE["links"], "model.gguf": f"gemma/{B}/x-Q4_0.gguf"}),
+            LOCKED,
+            [f"model.gguf: leads to gemma/{B}/x-Q4_0.gguf, not to gemma/{A}/x-Q4_0.gguf"],
+        ),
+        (
+            observed(links={**WHOLE["links"], "old.gguf": f"gemma/{A}/x-Q4_0.gguf"}),
+            LOCKED,
+            ["old.gguf: is no longer wanted"],
+        ),
+    ],
+)
+def test_difference(state: dict[str, Any], source: HubRepo, expected: list[str]) -> None:
+    assert difference(spec(source), state) == expected
+    done, noops = commands(hf_models.sync, state, spec(source))
+    assert len(done) == bool(expected)
+    assert noops == ([] if expected else ["the models are as wanted"])
+    if expected:
+        assert "/opt/homeport/current/bin/homeport-node hf_models sync" in done[0]
+
+
+def test_without_a_lock_the_commit_that_serves_goes_first() -> None:
+    both = {A: ENTRY, B: ENTRY}
+    links = {name: text.replace(A, B) for name, text in WHOLE["links"].items()}
+    assert difference(spec(REPO), observed(models={"gemma": both}, links=links)) == []
+
+
+def test_a_foreign_file_in_a_links_place_is_refused() -> None:
+    done, _ = commands(hf_models.sync, observed(taken=["model.gguf"]), spec())
+    assert len(done) == 1
+    assert "/srv/homeport/models/model.gguf is in the way" in done[0]
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "expected"),
+    [
+        (observed(), {}, []),
+        (observed(models={"gemma": {A: ENTRY, B: ENTRY}}), {}, [f"gemma/{B}"]),
+        (observed(models={"gemma": {A: ENTRY, B: ENTRY}}, in_use=[B]), {}, []),
+        # The wanted one is not whole, or not linked: what may still serve stays.
+        (
+            observed(models={"gemma": {A: {**ENTRY, "faults": {"x": "missing"}}, B: ENTRY}}),
+            {},
+            [],
+        ),
+        (observed(models={"gemma": {A: ENTRY, B: ENTRY}}, links={}), {}, []),
+        (observed(models={"gemma": {B: ENTRY}}), {}, []),
+        # Data of a model that is no longer listed stay unless that was asked for.
+        (observed(models={"gemma": {A: ENTRY}, "gone": {B: ENTRY}}), {}, []),
+        (
+            observed(models={"gemma": {A: ENTRY}, "gone": {B: ENTRY}}),
+            {"prune": True},
+            [f"gone/{B}"],
+        ),
+    ],
+)
+def test_prunable(state: dict[str, Any], changes: dict[str, Any], expected: list[str]) -> None:
+    assert prunable(spec(**changes), state) == expected
+    done, noops = commands(hf_models.remove_spare, state, spec(**changes))
+    assert (len(done), len(noops)) == ((1, 0) if expected else (0, 1))
+
+
+def test_links_in_a_directory_used_before_are_removed() -> None:
+    state = observed(elsewhere={"/old dir": ["model.gguf"]})
+    done, _ = commands(hf_models.unlink_elsewhere, state, None)
+    assert done == ["StringCommand(rm -f -- '/old dir/model.gguf')"]
+    done, noops = commands(hf_models.unlink_elsewhere, observed(), spec())
+    assert (done, len(noops)) == ([], 1)
+
+
+def test_the_document_is_the_same_for_the_same_spec_and_holds_no_secret() -> None:
+    value = document(spec(), "https://hub.example")
+    assert value == document(spec(), "https://hub.example")
+    assert value["models"][0]["files"][0] == {"path": "x-Q4_0.gguf", "size": 7, "sha256": "1" * 64}
+    assert "token" not in str(value)
+
+
+def test_the_fact_runs_where_nothing_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(program("hf_models", {"directory": "/nonexistent", "wanted": ["model.gguf"]}), {})
+    assert '"models": {}' in capsys.readouterr().out

@@ -1,0 +1,189 @@
+"""Hotspot: what is refused, what is written, and when the profile is taken down and up."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.hotspot import (
+    CONFINED_FILE,
+    COUNTRY_FILE,
+    NAMES_FILE,
+    Hotspot,
+    config_hash,
+    names_text,
+    profile_text,
+    running_commands,
+    wanted_files,
+)
+from homeport.pins import Radio
+from homeport.spec import SpecError
+from homeport_node import hotspot as aboard
+
+RADIO = Radio(handle="hotspot", mac="02:00:00:00:00:01")
+SPEC = Hotspot(radio=RADIO, ssid="MoonshotBridge")
+NAMES = ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("ssid", {"ssid": ""}),
+        ("ssid", {"ssid": "x" * 33}),
+        ("ssid", {"ssid": "a;b"}),
+        ("ssid", {"ssid": "a\nb"}),
+        ("ssid", {"ssid": " a"}),
+        ("ssid", {"ssid": "a\\b"}),
+        ("address", {"address": "10.42.0.1"}),
+        ("address", {"address": "10.42.0.0/24"}),
+        ("address", {"address": "8.8.8.8/24"}),
+        ("address", {"address": "10.42.0.1/30"}),
+        ("address", {"address": "here"}),
+        ("channel", {"channel": 36}),
+        ("channel", {"channel": 6, "band": "a"}),
+        ("country", {"country": "de"}),
+        ("country", {"country": "DE\n"}),
+        ("radio", {"radio": Radio(handle="hotspot", mac="wlan0")}),
+    ],
+)
+def test_wrong_input_names_its_field(field: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=rf"hotspot\.{field}: .*must"):
+        Hotspot(**{"radio": RADIO, "ssid": "x", **fields})
+
+
+def test_the_profile() -> None:
+    lines = profile_text(Hotspot(radio=RADIO, ssid="Moon Bridge", channel=6)).splitlines()
+    for line in (
+        "type=wifi",
+        "autoconnect=true",
+        "mode=ap",
+        "ssid=Moon Bridge",
+        "mac-address=02:00:00:00:00:01",
+        "band=bg",
+        "channel=6",
+        "key-mgmt=wpa-psk",
+        "psk=@PSK@",
+        "method=shared",
+        "address1=10.42.0.1/24",
+        "method=disabled",
+    ):
+        assert line in lines
+    assert "channel" not in profile_text(SPEC)
+
+
+def test_names_are_answered_and_not_forwarded() -> None:
+    lines = names_text(SPEC, NAMES).splitlines()
+    assert {"address=/a.example/10.42.0.1", "local=/a.example/", "local=/b.example/"} <= {*lines}
+    assert config_hash(SPEC, NAMES) in lines[-1]
+    assert config_hash(SPEC, NAMES) != config_hash(SPEC, NAMES[:1])
+
+
+@pytest.mark.parametrize(
+    ("observed", "confined"),
+    [
+        ({}, True),
+        ({"manages": ["eth0"], "files": {}}, False),
+        ({"manages": ["eth0"], "files": {CONFINED_FILE: "old"}}, True),
+    ],
+    ids=["not there yet", "keeps the network", "confined by us"],
+)
+def test_network_manager_is_confined_unless_it_keeps_the_network(
+    observed: dict[str, Any], confined: bool
+) -> None:
+    files = wanted_files(SPEC, NAMES, observed)
+    assert (CONFINED_FILE in files) is confined
+    assert NAMES_FILE in files
+    assert COUNTRY_FILE not in files
+
+
+def test_the_country_lasts() -> None:
+    german = Hotspot(radio=RADIO, ssid="x", country="DE")
+    assert wanted_files(german, NAMES, {})[COUNTRY_FILE].endswith("ieee80211_regdom=DE\n")
+
+
+RUNNING = {
+    "enabled": True,
+    "active": True,
+    "wifi_off": False,
+    "profile": {"present": True, "same": True, "written": "9f"},
+    "applied": "9f",
+    "running_config": config_hash(SPEC, NAMES),
+}
+CYCLE = "nmcli --wait 60 connection up homeport-hotspot"
+
+
+def test_nothing_is_done_when_all_runs_as_wanted() -> None:
+    assert running_commands(SPEC, NAMES, RUNNING) == []
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"applied": "other"},
+        {"applied": ""},
+        {"profile": {"present": True, "same": False, "written": "9f"}},
+        {"running_config": ""},
+        {"running_config": "other"},
+    ],
+)
+def test_what_runs_otherwise_is_taken_down_and_up(difference: dict[str, Any]) -> None:
+    assert running_commands(SPEC, NAMES, {**RUNNING, **difference})[-1] == CYCLE
+
+
+def test_a_radio_that_is_off_is_switched_on() -> None:
+    assert running_commands(SPEC, NAMES, {**RUNNING, "wifi_off": True}) == ["nmcli radio wifi on"]
+
+
+def test_another_country_is_set_at_once() -> None:
+    german = Hotspot(radio=RADIO, ssid="x", country="DE")
+    assert running_commands(german, NAMES, {**RUNNING, "country": "00"}) == ["iw reg set DE"]
+
+
+# Aboard -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(aboard, "PROFILE", tmp_path / "nm/homeport-hotspot.nmconnection")
+    monkeypatch.setattr(aboard, "PSK", tmp_path / "hotspot.psk")
+    return tmp_path
+
+
+def test_the_passphrase_goes_from_file_to_file(
+    on_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aboard.PSK.write_text(" pass\\word\n")
+    assert aboard.write_profile(profile_text(SPEC)) is None
+    text = aboard.PROFILE.read_text()
+    assert "psk=\\spass\\\\word\n" in text
+    assert aboard.PROFILE.stat().st_mode & 0o777 == 0o600
+    assert "@" not in text
+    assert len(aboard.written(text)) == 16
+    assert [*aboard.PROFILE.parent.iterdir()] == [aboard.PROFILE]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("psk", ["short", "x" * 65, "ümlaut-passwort"])
+def test_a_passphrase_that_wpa_refuses_is_not_said(on_disk: Path, psk: str) -> None:
+    aboard.PSK.write_text(psk)
+    words = aboard.write_profile(profile_text(SPEC)) or ""
+    assert "8 to 63" in words
+    assert psk not in words
+    assert not aboard.PROFILE.exists()
+
+
+def test_without_a_secret_nothing_is_written(on_disk: Path) -> None:
+    assert "is not there" in (aboard.write_profile(profile_text(SPEC)) or "")
+
+
+def test_a_dns_question_and_its_answer() -> None:
+    question = aboard.txt_query("config.homeport.internal")
+    text = b"0a1b"
+    record = b"\xc0\x0c" + struct.pack(">HHIH", 16, 1, 0, len(text) + 1)
+    head = question[:2] + struct.pack(">5H", 0x8580, 1, 1, 0, 0)
+    answer = head + question[12:] + record + bytes([len(text)]) + text
+    assert aboard.txt_answer(question, answer) == "0a1b"
+    nothing = question[:2] + struct.pack(">5H", 0x8183, 1, 0, 0, 0) + question[12:]
+    assert aboard.txt_answer(question, nothing) == ""
+    assert aboard.txt_answer(question, nothing + b"\0" * 40) == ""

@@ -1,0 +1,102 @@
+"""The simulated GPUs: what nvidia-smi answers, and which ones a container is granted."""
+
+import subprocess
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from homeport.lab.machine import HARDWARE, gpu_table, simulated_gpus
+
+GPUS = simulated_gpus("iona", ("left", "right"))
+TABLE = gpu_table(GPUS).decode().splitlines()
+
+
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    path = HARDWARE / "nvidia-container-runtime-hook"
+    spec = spec_from_loader("hook", SourceFileLoader("hook", str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def smi(tmp_path: Path, table: bytes, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the simulated nvidia-smi with `table` in the place of the machine's."""
+    (tmp_path / "gpus").write_bytes(table)
+    text = (HARDWARE / "nvidia-smi").read_text()
+    text = text.replace("table=/usr/lib/simulated-gpu/gpus", f"table={tmp_path}/gpus")
+    return subprocess.run(
+        ["sh", "-s", "--", *arguments], input=text, capture_output=True, text=True, check=False
+    )
+
+
+def test_uuids_are_stable_and_distinct() -> None:
+    assert simulated_gpus("iona", ("left", "right")) == GPUS
+    assert len({gpu.uuid for gpu in (*GPUS, *simulated_gpus("other", ("left",)))}) == 3
+
+
+def test_list(tmp_path: Path) -> None:
+    done = smi(tmp_path, gpu_table(GPUS), "-L")
+    assert done.stdout.splitlines() == [
+        f"GPU 0: NVIDIA GeForce RTX 2080 Ti (UUID: {GPUS[0].uuid})",
+        f"GPU 1: NVIDIA GeForce RTX 2080 Ti (UUID: {GPUS[1].uuid})",
+    ]
+
+
+def test_query(tmp_path: Path) -> None:
+    wanted = "--query-gpu=index,uuid,memory.total"
+    done = smi(tmp_path, gpu_table(GPUS[1:]), wanted, "--format=csv,noheader,nounits")
+    assert done.stdout.strip() == f"0, {GPUS[1].uuid}, 11264"
+    assert smi(tmp_path, gpu_table(GPUS), wanted, "--format=csv").stdout.splitlines()[0] == (
+        "index, uuid, memory.total"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--query-gpu=colour", "--format=csv"), ("--reset",)])
+def test_what_is_not_simulated_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert smi(tmp_path, gpu_table(GPUS), *arguments).returncode == 2
+
+
+def test_no_gpu(tmp_path: Path) -> None:
+    done = smi(tmp_path, b"", "-L")
+    assert done.returncode == 6
+    assert "No devices" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "lines"),
+    [
+        ("", []),
+        ("void", []),
+        ("none", []),
+        ("all", TABLE),
+        ("1", TABLE[1:]),
+        (GPUS[0].uuid, TABLE[:1]),
+        (f"{GPUS[1].uuid},{GPUS[0].uuid}", [TABLE[1], TABLE[0]]),
+    ],
+)
+def test_granted(hook: ModuleType, asked: str, lines: list[str]) -> None:
+    assert hook.granted(asked, TABLE) == lines
+
+
+def test_unknown_gpu_stops_the_container(
+    hook: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        hook.granted("GPU-does-not-exist", TABLE)
+    assert "GPU-does-not-exist: unknown device" in capsys.readouterr().err
+
+
+def test_links_of_the_container_stay_in_it(hook: ModuleType, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "real").mkdir(parents=True)
+    (root / "usr").symlink_to("/real")
+    (root / "opt").symlink_to("../..")
+    assert hook.inside(str(root), "/usr/bin") == str(root / "real" / "bin")
+    with pytest.raises(SystemExit):
+        hook.inside(str(root), "/opt/bin")

@@ -1,0 +1,40 @@
+"""The README says what the code says."""
+
+import re
+from pathlib import Path
+
+import click
+
+from homeport.capability import table
+from homeport.cli import capabilities, main
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_the_codes() -> None:
+    found = re.search(r"<!-- capabilities -->\n(.*?)<!-- /capabilities -->", README, re.DOTALL)
+    assert found is not None
+    assert found[1] == table(capabilities()), "paste what `bin/homeport table` prints"
+
+
+def test_every_command_is_in_the_readme() -> None:
+    missing = [
+        name
+        for name, command in main.commands.items()
+        if not re.search(rf"`(bin/homeport )?{name}\b", README)
+        and isinstance(command, click.Command)
+    ]
+    assert missing == []
+
+
+def test_every_capability_has_its_parts() -> None:
+    for stem in capabilities():
+        assert (ROOT / "tests" / stem).is_dir(), f"tests/{stem} is missing: no cases, no checks"
+        assert f"{stem}.apply(" in (ROOT / "deploys" / "full.py").read_text()
+
+
+def test_capabilities_are_applied_one_to_a_line() -> None:
+    """pyinfra names an operation by the lines it is called from."""
+    lines = (ROOT / "deploys" / "full.py").read_text().splitlines()
+    assert max(line.count(".apply(") for line in lines) == 1

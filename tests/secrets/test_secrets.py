@@ -1,0 +1,161 @@
+"""Cases: which secrets are made, placed or healed; and what is never said aloud."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.secrets import (
+    Difference,
+    Secret,
+    Secrets,
+    SecretSource,
+    Value,
+    difference,
+    evaluate,
+    from_command,
+    from_env,
+)
+from homeport.spec import SpecError
+from homeport_node import secrets as aboard
+
+KEY = "llama_server.api_key"
+GOOD = {"mode": "600", "uid": 0, "gid": 0, "size": 43, "regular": True}
+SPEC = Secrets(wanted=(Secret(name=KEY),))
+GIVEN = Secrets(wanted=(Secret(name=KEY),), given={KEY: from_env("KEY")})
+
+
+def seen(**changes: Any) -> dict[str, Any]:
+    return {"directory": "700", "files": {KEY: {**GOOD, **changes}}, "leftovers": []}
+
+
+CASES: dict[str, tuple[Secrets, dict[str, Value], set[str], dict[str, Any], Difference]] = {
+    "in place": (SPEC, {}, set(), seen(), Difference()),
+    "bare node": (SPEC, {}, set(), {}, Difference(untidy=True, make=(KEY,))),
+    "missing": (
+        SPEC,
+        {},
+        set(),
+        {"directory": "700", "files": {KEY: None}},
+        Difference(make=(KEY,)),
+    ),
+    "empty": (SPEC, {}, set(), seen(size=0), Difference(make=(KEY,))),
+    "readable by others": (SPEC, {}, set(), seen(mode="644"), Difference(untidy=True)),
+    "owned by another": (SPEC, {}, set(), seen(uid=1000), Difference(untidy=True)),
+    "open directory": (SPEC, {}, set(), {**seen(), "directory": "755"}, Difference(untidy=True)),
+    "half-written file": (
+        SPEC,
+        {},
+        set(),
+        {**seen(), "leftovers": ["/etc/homeport/secrets/.x.new"]},
+        Difference(untidy=True),
+    ),
+    "given, same": (GIVEN, {KEY: Value("v")}, {KEY}, seen(), Difference()),
+    "given, other": (GIVEN, {KEY: Value("v")}, set(), seen(), Difference(place=(KEY,))),
+    "given, not set, there": (GIVEN, {KEY: Value()}, set(), seen(), Difference()),
+    "given, not set, missing": (
+        GIVEN,
+        {KEY: Value()},
+        set(),
+        {"directory": "700", "files": {}},
+        Difference(problems=(f"secret {KEY}: $KEY is not set, and the node has no such secret",)),
+    ),
+    "given, failed": (
+        GIVEN,
+        {KEY: Value(problem="no")},
+        set(),
+        seen(),
+        Difference(problems=(f"secret {KEY}: no",)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_difference(name: str) -> None:
+    spec, values, same, observed, wanted = CASES[name]
+    assert difference(spec, values, same, observed) == wanted
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: Secret(name="Bad Name"), "secret.name"),
+        (lambda: Secret(name="../x"), "secret.name"),
+        (lambda: Secret(name="x", bytes=8), "secret.bytes"),
+        (lambda: Secret(name="x", bytes=64), "secret.bytes"),
+        (lambda: SecretSource(), "secret_source.environment"),
+        (lambda: SecretSource(environment="A", command="b"), "secret_source.environment"),
+        (lambda: Secrets(wanted=(Secret(name="x"), Secret(name="x"))), "secrets_given.wanted"),
+        (lambda: Secrets(wanted=(), given={"y": from_env("Y")}), "secrets_given.y"),
+    ],
+)
+def test_wrong_input_names_the_field(make: Any, field: str) -> None:
+    with pytest.raises(SpecError, match=field):
+        make()
+
+
+def test_values_come_from_the_desk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEPORT_TEST_SECRET", "value\n")
+    evaluate.cache_clear()
+    assert evaluate(from_env("HOMEPORT_TEST_SECRET")).value == "value"
+    assert evaluate(from_env("HOMEPORT_TEST_NO_SUCH")) == Value()
+    assert evaluate(from_command("echo 'a b'")).value == "a b"
+    assert "failed" in evaluate(from_command("false")).problem
+    assert "did not run" in evaluate(from_command("/no/such/program")).problem
+    assert "one line" in evaluate(from_command("printf 'a\\nb'")).problem
+
+
+def test_a_value_is_not_shown() -> None:
+    assert "hush" not in repr(Value("hush"))
+
+
+def test_the_two_ends_agree_and_only_on_the_same_secret() -> None:
+    desk, node = aboard.private_key(), aboard.private_key()
+    said = aboard.prove(node, aboard.public_key(desk), KEY, b"value")
+    assert said == aboard.prove(desk, aboard.public_key(node), KEY, b"value")
+    assert said != aboard.prove(desk, aboard.public_key(node), KEY, b"other")
+    assert said != aboard.prove(desk, aboard.public_key(node), "other", b"value")
+    # Whoever heard both public keys and the proof still cannot test a guess without an exponent.
+    assert said != aboard.prove(aboard.private_key(), aboard.public_key(node), KEY, b"value")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "secrets"
+    place.mkdir(mode=0o700)
+    monkeypatch.setattr(aboard, "DIRECTORY", str(place))
+    monkeypatch.setattr(aboard, "UPLOADS", str(tmp_path / "upload-"))
+    monkeypatch.setattr(aboard, "_prepare", lambda: None)
+    return place
+
+
+def test_made_secrets_are_never_overwritten(directory: Path) -> None:
+    assert aboard.make({KEY: 32}) is None
+    first = (directory / KEY).read_text()
+    assert len(first) == 43
+    assert (directory / KEY).stat().st_mode & 0o777 == 0o600
+    aboard.make({KEY: 32})
+    assert (directory / KEY).read_text() == first
+    (directory / KEY).write_text("")
+    aboard.make({KEY: 32})
+    assert len((directory / KEY).read_text()) == 43
+    assert os.listdir(directory) == [KEY]  # noqa: PTH208
+
+
+def test_an_upload_replaces_and_leaves_nothing(directory: Path, tmp_path: Path) -> None:
+    upload = tmp_path / "upload-1"
+    upload.mkdir()
+    (upload / "value").write_text("given")
+    assert aboard.take(KEY, str(upload / "value")) is None
+    assert (directory / KEY).read_text() == "given"
+    assert not upload.exists()
+    assert "nothing arrived" in (aboard.take(KEY, str(upload / "value")) or "")
+    assert (directory / KEY).read_text() == "given"
+
+
+def test_observation_holds_no_value(directory: Path) -> None:
+    (directory / KEY).write_text("hush-hush")
+    state = aboard.observe([KEY], [KEY], aboard.public_key(5))
+    assert "hush" not in str(state)
+    assert state["proofs"][KEY] == aboard.prove(5, state["public"], KEY, b"hush-hush")
