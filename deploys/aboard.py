@@ -129,8 +129,8 @@ def installation(
     yield FileUploadCommand(io.BytesIO(wheel.data), staged)
     yield FileUploadCommand(io.BytesIO(lines.encode()), f"{path}/requirements.txt")
     yield StringCommand(
-        f"umask 022; {path}/bin/python -m pip install --quiet --no-input --disable-pip-version-check "
-        "--no-cache-dir --only-binary :all: --retries 2 --timeout 20 "
+        f"umask 022; {path}/bin/python -m pip install --quiet --no-input "
+        "--disable-pip-version-check --no-cache-dir --only-binary :all: --retries 2 --timeout 20 "
         f"--require-hashes --requirement {path}/requirements.txt || {{ {FAILED} >&2; exit 1; }}"
     )
     yield StringCommand(f"umask 022; {path}/bin/homeport-node aboard seal")

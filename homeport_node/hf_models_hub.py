@@ -35,8 +35,9 @@ TOKEN = "/etc/homeport/secrets/hf_models.token"
 MIB = 1 << 20
 LARGEST = constants.MAX_HTTP_DOWNLOAD_SIZE
 TIMEOUT_S = 30
-# Attempts in a row that bring no byte before a download gives up; waits are 1, 2, 4, 8 s.
+# Attempts in a row that bring no byte before a download gives up; waits are 1, 2, 4, 8 times this.
 ATTEMPTS = 5
+WAIT_S = 1
 
 
 class Progress:
@@ -136,7 +137,7 @@ class Hub:
                 if failed >= ATTEMPTS:
                     with self.in_words(what):
                         raise problem
-                time.sleep(2 ** (failed - 1))
+                time.sleep(WAIT_S * 2 ** (failed - 1))
 
     def _receive(self, url: str, part: Path, have: int, progress: Progress) -> None:
         headers = build_hf_headers(token=self.token)

@@ -54,6 +54,7 @@ def exclusive(directory: str) -> Iterator[None]:
                 time.sleep(1)
         yield
     finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 

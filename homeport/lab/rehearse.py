@@ -121,10 +121,10 @@ def pending(on: Stage) -> list[str]:
     done = pyinfra(on, "--dry", "--json")
     if done.returncode != 0:
         raise StepFailed(f"pyinfra --dry exited {done.returncode}\n{done.stderr[-3000:]}")
-    plan = json.loads(done.stdout)
+    plan = json.loads(done.stdout)["plan"]
     return [
         str(operation["name"])
-        for operation in plan["operations"]
+        for operation in plan
         if operation["hosts_with_change"] or operation["hosts_with_conditional_change"]
     ]
 

@@ -19,7 +19,7 @@ OLD, NEW = "a" * 40, "b" * 40
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(hf_models_hub, "WAIT_S", 0)
     made = SmallHub()
     made.files = {"x.gguf": DATA, "mm.gguf": b"projector"}
     yield made
@@ -240,7 +240,7 @@ def test_the_hubs_refusals_are_in_clear_words(
 
 
 def test_a_hub_that_is_away_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(hf_models_hub, "WAIT_S", 0)
     gone = SmallHub()
     gone.close()
     for lock in (True, False):
