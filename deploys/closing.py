@@ -11,7 +11,7 @@ def closing_lines(host: Host) -> list[str]:
     """The URLs of `host` and, with HTTPS, the CA's fingerprint and the way to trust it."""
     node: Node = host.data.node
     target: Target = host.data.target
-    lines = []
+    lines: list[str] = []
     if node.caddy is None:
         return lines
     for site in node.caddy.sites:

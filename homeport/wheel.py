@@ -115,7 +115,7 @@ def download_wheels(directory: Path, python: str, machine: str = "x86_64") -> No
     with tempfile.TemporaryDirectory() as scratch:
         wanted = Path(scratch) / "requirements.txt"
         wanted.write_text(requirements(python, machine))
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps"]
         command += ["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"]
         command += ["--python-version", python, "--implementation", "cp"]
         command += [part for abi in abis for part in ("--abi", abi)]

@@ -67,5 +67,5 @@ def describe_file(path: "str | Path") -> "dict[str, Any] | None":
         "uid": status.st_uid,
         "gid": status.st_gid,
         "sha256": sha256_file(path) if regular else None,
-        "link": os.readlink(path) if stat.S_ISLNK(status.st_mode) else None,
+        "link": str(Path(path).readlink()) if stat.S_ISLNK(status.st_mode) else None,
     }

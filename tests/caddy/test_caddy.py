@@ -354,5 +354,5 @@ def test_listeners_of_others_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aboard, "read", files.get)
     held = {354: {"socket:[222]"}, 7: {"socket:[111]", "socket:[444]"}}
     monkeypatch.setattr(aboard, "_sockets_of", lambda pid: held.get(pid, set()))
-    monkeypatch.setattr(aboard.os, "listdir", lambda path: ["1", "7", "354", "net"])
+    monkeypatch.setattr("os.listdir", lambda path: ["1", "7", "354", "net"])
     assert aboard.foreign_listeners(354) == [NGINX]

@@ -10,5 +10,6 @@ def test_an_open_port_is_found() -> None:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        assert port in open_ports("127.0.0.1", range(max(1, port - 5), min(65535, port + 5)))
-    assert port not in open_ports("127.0.0.1", range(port, port + 1))
+        near = range(max(1, port - 5), min(65535, port + 5))
+        assert port in open_ports("127.0.0.1", ports=near)["127.0.0.1"]
+    assert open_ports("127.0.0.1", ports=[port]) == {"127.0.0.1": []}
