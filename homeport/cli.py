@@ -121,9 +121,9 @@ def _closing(host: Any) -> list[str]:
 def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | None) -> None:
     """Check that the nodes of INVENTORY work, from where their users sit."""
     from homeport import verify as verification
-    from homeport.run import load
+    from homeport.remote import check_reachable
 
-    load(inventory, limit)
+    check_reachable(inventory, limit)
     result = verification.verify(inventory, limit=limit, expression=expression)
     if to:
         report.write_json(verification.result_json(str(inventory), result), to)
@@ -227,9 +227,9 @@ def rehearse(inventory: Path, where: str, keep: bool, to: str | None) -> None:
 @main.command()
 def release() -> None:
     """Take away every lab that `rehearse --keep` left up."""
-    from homeport.lab.engine import release_kept
+    from homeport.lab.stage import release as take_away
 
-    count = release_kept()
+    count = take_away()
     report.console.print(f"{count} kept labs taken away")
 
 

@@ -35,6 +35,13 @@ def connect(data: dict[str, Any], timeout: float = 20) -> paramiko.SSHClient:
     return client
 
 
+def check_reachable(inventory: Path, limit: tuple[str, ...]) -> None:
+    """Connect to each host once. Raises `SpecError` with the cause for the first that cannot be."""
+    for host in load(inventory, limit):
+        if not limit or host.name in limit:
+            connect(host.data.dict()).close()
+
+
 def run_on(
     inventory: Path, limit: tuple[str, ...], command: Callable[[Any], str]
 ) -> Iterator[tuple[str, int]]:

@@ -5,8 +5,8 @@ person has of real machines: a targets file. The lock is made against the lab's 
 Hub by the command that makes every lock.
 """
 
-import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -198,7 +198,13 @@ def stage(
 
 def _forget(directory: Path, engine: Engine) -> None:
     if not engine.keeping:
-        for path in directory.iterdir():
-            path.unlink()
-        with contextlib.suppress(OSError):
-            directory.rmdir()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def release(progress: Progress = quiet) -> int:
+    """Take away every lab that was kept, and what is left of runs that died; how many were kept."""
+    count = engines.release_kept(progress)
+    for directory in cache.directory("stages").iterdir():
+        if not Path("/proc", directory.name).exists():
+            shutil.rmtree(directory, ignore_errors=True)
+    return count
