@@ -54,6 +54,19 @@ def _compose(project: str, *arguments: str, timeout: float = UP_TIMEOUT) -> "str
     return f"compose {arguments[0]} failed ({ran.status}):\n{said}{remedy}"
 
 
+def fetch(images: "list[str]") -> "str | None":
+    """Begin to pull the images in the background, for the `pull` that comes later.
+
+    Docker downloads a layer once, whoever asks: `pull` joins what is going on, and begins anew
+    what failed. So it does not matter here whether the unit could be started (it may be running
+    already), nor how it ends.
+    """
+    script = 'for image; do docker pull --quiet "$image" >/dev/null 2>&1 & done; wait'
+    unit = ("systemd-run", "--quiet", "--collect", "--unit=homeport-fetch")
+    run(*unit, "sh", "-c", script, "sh", *images)
+    return None
+
+
 def pull(images: "list[str]") -> "str | None":
     """Fetch the images that this node lacks."""
     for image in images:

@@ -9,6 +9,9 @@ is unhealthy; a file, a secret or a link that it read when it started has change
 does not see the last: a mounted file that was replaced keeps its old content in the container.
 Everything else is not touched: the same containers, the same start times.
 
+Images are gigabytes. `fetch` begins to pull them as soon as Docker runs, in a transient unit, while
+the run goes on with what needs no image; `apply` waits for them, and says what went wrong.
+
 How it fails: an image that cannot be pulled, or a port that another process holds, stops the run
 before anything is changed. A service that does not become healthy fails it with the last lines of
 its log, secrets masked.
@@ -25,7 +28,7 @@ Sources: docs.docker.com/reference/compose-file; Compose 1.29.2 and 2.26.1 as De
 package them, tried.
 """
 
-from deploys.stack.deploy import apply
+from deploys.stack.deploy import apply, fetch
 from deploys.stack.spec import (
     Bind,
     HealthCheck,
@@ -47,6 +50,7 @@ __all__ = [
     "Stack",
     "Volume",
     "apply",
+    "fetch",
 ]
 
 CAPABILITY = Capability(

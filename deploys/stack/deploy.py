@@ -62,6 +62,14 @@ def _write_files(stack: Stack) -> None:
     )
 
 
+@deploy("Images")
+def fetch(spec: Stack | None) -> None:
+    """Begin to pull what the services need. To be called as soon as Docker runs: it takes long,
+    and nothing between here and `apply` waits for it."""
+    if spec is not None and spec.services:
+        operations.fetch(name="Begin to fetch the images", stack=spec)
+
+
 @deploy("Stack")
 def apply(spec: Stack | None) -> None:
     """Run the services of the inventory, and nothing else under this project."""

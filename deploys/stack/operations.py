@@ -23,6 +23,16 @@ def _observe(stack: Stack | None) -> dict[str, Any]:
 
 
 @operation()
+def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
+    """The missing images are on their way, while the run goes on; `converge` waits for them."""
+    missing = difference(stack, _observe(stack)).pull
+    if missing:
+        yield act("stack_actions", "fetch", images=list(missing))
+    else:
+        host.noop("no image is missing")
+
+
+@operation()
 def converge(stack: Stack) -> Generator[StringCommand, None, None]:
     """Every service runs as the inventory says, and works; what is as wanted is not touched."""
     observed = _observe(stack)

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from deploys.stack import Bind, HealthCheck, MountedFile, Port, Service, Stack, Volume
+from deploys.stack import Bind, HealthCheck, MountedFile, Port, Service, Stack, Volume, operations
 from deploys.stack.compose import content_hash, file_label, render
 from deploys.stack.difference import Difference, difference, stray_files, unit_steps
 from deploys.stack.facts import arguments
@@ -16,6 +17,7 @@ from homeport.pins import Gpu, Image
 from homeport.spec import SpecError
 from homeport_node import stack as aboard
 from homeport_node import stack_actions
+from homeport_node.common import Ran
 
 FILE = MountedFile(name="start.sh", content="echo $HOME\n", path="/x/start.sh")
 ENGINE = Service(
@@ -261,6 +263,41 @@ GOOD_UNIT = {
 )
 def test_unit_steps(changes: dict[str, Any], steps: list[str]) -> None:
     assert unit_steps({**GOOD_UNIT, **changes}) == steps
+
+
+@pytest.mark.parametrize(
+    ("found", "fetched"),
+    [
+        ({}, False),
+        ({"images": {ENGINE.image.reference: "", UI.image.reference: "id-ui"}}, True),
+        ({"images": {ENGINE.image.reference: ""}, "docker": ""}, False),
+    ],
+)
+def test_missing_images_are_fetched_ahead(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], fetched: bool
+) -> None:
+    noops: list[str] = []
+    fake = SimpleNamespace(get_fact=lambda fact, **_: observed(**found), noop=noops.append)
+    monkeypatch.setattr(operations, "host", fake)
+    (*commands,) = map(str, operations.fetch._inner(stack=STACK))
+    assert len(commands) == fetched
+    assert bool(noops) is not fetched
+    for command in commands:
+        assert f'"images": ["{ENGINE.image.reference}"]' in command
+
+
+def test_fetching_ahead_cannot_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def refuse(*command: str) -> Ran:
+        ran.append(command)
+        return Ran(1, "", "Unit homeport-fetch.service was already loaded")
+
+    monkeypatch.setattr(stack_actions, "run", refuse)
+    assert stack_actions.fetch(["a", "b"]) is None
+    (command,) = ran
+    assert command[0] == "systemd-run"
+    assert command[-2:] == ("a", "b")
 
 
 def test_what_the_fact_is_asked() -> None:
