@@ -210,6 +210,15 @@ GOOD = {"enabled": True, "active": True, "stale": False}
         (GOOD, ["bip"], ["systemctl restart docker.service"]),
         ({**GOOD, "enabled": False}, [], ["systemctl enable docker.service"]),
         ({**GOOD, "stale": True}, [], ["systemctl daemon-reload"]),
+        (
+            {**GOOD, "enabled": False, "masked": True},
+            [],
+            [
+                "systemctl unmask docker.service",
+                "systemctl unmask --runtime docker.service",
+                "systemctl enable docker.service",
+            ],
+        ),
     ],
 )
 def test_engine(unit: dict[str, bool], not_running: list[str], commands: list[str]) -> None:
