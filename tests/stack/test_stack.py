@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -325,3 +326,19 @@ def test_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_progress_is_not_repeated() -> None:
     said = " Container iona-x-1  Created\n Network iona_default  Creating\nthe cause"
     assert stack_actions.words(said) == "the cause"
+
+
+def test_a_model_behind_the_same_link_counts_as_changed(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("model")
+    link.symlink_to("file")
+    os.utime(file, (100, 100))
+    os.utime(link, (100, 100), follow_symlinks=False)
+    assert not aboard.changed_since(str(link), 200)
+    os.utime(file, (300, 300))
+    assert aboard.changed_since(str(link), 200)
+    os.utime(file, (100, 100))
+    os.utime(link, (300, 300), follow_symlinks=False)
+    assert aboard.changed_since(str(link), 200)
+    file.unlink()
+    assert aboard.changed_since(str(link), 400)
