@@ -205,12 +205,17 @@ def _files() -> "list[str]":
     return sorted(found)
 
 
-def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
+def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[str, Any]":
     """The project as it is; see `deploys.stack.facts.StackState` for an example.
 
     `services` is {name: {"image", "ports", "files", "secrets", "reads"}}. An empty `project` asks
-    for what is there, by the header of the Compose file.
+    for what is there, by the header of the Compose file. `only` ("files", "images" or "unit") asks
+    for that key alone: the whole calls Docker a dozen times.
     """
+    references = sorted({service["image"] for service in services.values()})
+    parts = {"files": _files, "images": lambda: _images(references), "unit": _unit}
+    if only:
+        return {only: parts[only]()}
     text = read(COMPOSE_FILE)
     on_disk = _project_on_disk()
     project = project or on_disk
@@ -219,7 +224,6 @@ def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
     hashes, problem = _hashes(compose, project) if version.ok else ({}, "")
     kept, extra, held = _sort(project, services) if version.ok and project else ({}, [], set())
     ports = {port for service in services.values() for port in service["ports"]}
-    references = sorted({service["image"] for service in services.values()})
     return {
         "docker": version.out.strip() if version.ok else "",
         "docker_error": "" if version.ok else version.err.strip()[-300:],

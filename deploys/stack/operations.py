@@ -17,17 +17,18 @@ UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 
 
-def _observe(stack: Stack | None) -> dict[str, Any]:
-    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack))
+def _observe(stack: Stack | None, only: str = "") -> dict[str, Any]:
+    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack), only=only)
     return observed
 
 
 @operation()
 def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
     """The missing images are on their way, while the run goes on; `converge` waits for them."""
-    missing = difference(stack, _observe(stack)).pull
+    images = _observe(stack, "images").get("images", {})
+    missing = [reference for reference, image in images.items() if not image]
     if missing:
-        yield act("stack_actions", "fetch", images=list(missing))
+        yield act("stack_actions", "fetch", images=missing)
     else:
         host.noop("no image is missing")
 
@@ -82,7 +83,7 @@ def ready(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def unit(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd knows the unit as it is on disk, starts it at boot, and has it started."""
-    steps = unit_steps(_observe(stack)["unit"])
+    steps = unit_steps(_observe(stack, "unit").get("unit", {}))
     for step in steps:
         name = () if step == "daemon-reload" else (UNIT,)
         yield StringCommand("systemctl", step, *name)
@@ -93,7 +94,7 @@ def unit(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
     """No file lies below files/ that no service mounts."""
-    stray = stray_files(stack, _observe(stack))
+    stray = stray_files(stack, _observe(stack, "files"))
     if stray:
         yield act("stack_actions", "remove_files", paths=stray)
     else:

@@ -277,7 +277,6 @@ NO_DOCKER = {"docker": ""}
     [
         (operations.fetch, {}, []),
         (operations.fetch, MISSING, ["fetch"]),
-        (operations.fetch, MISSING | NO_DOCKER, []),
         (operations.converge, {}, []),
         (operations.converge, MISSING, ["pull", "up"]),
         (operations.converge, STOPPED, ["up"]),
@@ -303,6 +302,16 @@ def test_operations(
     for command, word in zip(yielded, commands, strict=True):
         assert word in command if " " in word else f"_module.{word}(**_arguments)" in command
     assert bool(noops) is not bool(commands)
+
+
+@pytest.mark.parametrize("operation", [operations.fetch, operations.unit, operations.tidy])
+def test_a_node_without_python3_can_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch, operation: Any
+) -> None:
+    """Before the first run, as `pyinfra --dry` does: the fact is its default then."""
+    fake = SimpleNamespace(get_fact=lambda fact, **_: {}, noop=print)
+    monkeypatch.setattr(operations, "host", fake)
+    list(operation._inner(stack=STACK))
 
 
 def test_fetching_ahead_cannot_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
