@@ -3,7 +3,8 @@
 pyinfra's own `apt.packages` refreshes the lists by the clock alone, does not wait for a lock that
 another process holds, and leaves a half-configured package as it is. This one asks the archive
 only when a package is missing, waits a bounded time, and finishes what an interrupted run of dpkg
-left. It works where python3 is not there yet.
+left. It never removes a package to make room for another: the run stops and names the two.
+It works where python3 is not there yet.
 """
 
 import re
@@ -29,7 +30,8 @@ words=$(mktemp) || exit 1
 trap 'rm -f "$words"' EXIT
 deadline=$(( $(date +%s) + {wait} ))
 get() {{
-  apt-get -q -y -o DPkg::Lock::Timeout={wait} -o Dpkg::Options::=--force-confdef \\
+  apt-get -q -y -o APT::Get::Remove=false -o DPkg::Lock::Timeout={wait} \\
+    -o Dpkg::Options::=--force-confdef \\
     -o Dpkg::Options::=--force-confold -o APT::Install-Recommends=false "$@" </dev/null 2>"$words"
 }}
 refresh() {{
@@ -45,6 +47,11 @@ stop() {{
   if grep -qE 'Could not get lock|Unable to acquire|locked by another process' "$words"; then
     echo 'Another process was using apt for more than {wait} s, and nothing was changed:' \\
       'let it end (ps -fp PID), then converge again' >&2
+  fi
+  if grep -q 'remove is disabled' "$words"; then
+    doomed=$(LC_ALL=C get -s -o APT::Get::Remove=true install {packages} | sed -n 's/^Remv //p')
+    echo 'To install' {packages} "apt would have to remove: $doomed:" \\
+      'remove that yourself if nothing needs it, then converge again' >&2
   fi
   exit 1
 }}

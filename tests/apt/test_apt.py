@@ -35,6 +35,19 @@ def test_only_the_missing_are_installed_and_the_wait_is_bounded() -> None:
     assert "DPkg::Lock::Timeout=7 " in command
 
 
+@pytest.mark.parametrize("age", [None, 60.0])
+def test_no_package_is_removed(age: float | None) -> None:
+    command = install_command(["chrony"], {"installed": {}, "lists_age": age})
+    assert command is not None
+    runs = [line for line in command.replace("\\\n", "").splitlines() if "apt-get " in line]
+    assert runs
+    assert all("-o APT::Get::Remove=false " in line for line in runs)
+    # The only one that may is a simulation, which names what stands in the way.
+    allowed = [line for line in command.splitlines() if "Remove=true" in line]
+    assert len(allowed) == 1
+    assert "get -s " in allowed[0]
+
+
 def test_a_node_without_python_gets_everything() -> None:
     command = install_command(["python3"], {})
     assert command is not None

@@ -96,6 +96,7 @@ def test_another_timezone_is_moved_into_place() -> None:
 
 def test_a_clock_keeper_that_is_there_is_kept() -> None:
     assert clock_package({"chrony": "4.6", "curl": "8"}) == "chrony"
+    assert clock_package({"chrony", "systemd-timesyncd"}) == "chrony"
     assert clock_package({}) == "systemd-timesyncd"
 
 
