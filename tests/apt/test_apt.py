@@ -2,7 +2,14 @@
 
 import pytest
 
-from homeport.apt import LISTS_MAX_AGE, install_command, is_package_name
+from homeport.apt import (
+    LISTS_MAX_AGE,
+    LOCK_WAIT,
+    LOCK_WAIT_VARIABLE,
+    install_command,
+    is_package_name,
+)
+from homeport.spec import SpecError
 from homeport_node.apt import installed_versions
 
 FRESH = {"installed": {"curl": "8.14"}, "lists_age": 60.0}
@@ -28,11 +35,22 @@ def test_lists_are_fetched_when_absent_or_older_than_a_day(
     assert ("\nrefresh || stop\n" in command) is fetched
 
 
-def test_only_the_missing_are_installed_and_the_wait_is_bounded() -> None:
-    command = install_command(["jq", "curl", "tree"], FRESH, lock_wait=7)
+def test_only_the_missing_are_installed_and_the_wait_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(LOCK_WAIT_VARIABLE, raising=False)
+    command = install_command(["jq", "curl", "tree"], FRESH)
     assert command is not None
     assert "get install jq tree ||" in command
-    assert "DPkg::Lock::Timeout=7 " in command
+    assert f"DPkg::Lock::Timeout={LOCK_WAIT} " in command
+    monkeypatch.setenv(LOCK_WAIT_VARIABLE, "7")
+    assert "DPkg::Lock::Timeout=7 " in (install_command(["jq"], FRESH) or "")
+
+
+def test_a_wait_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCK_WAIT_VARIABLE, "2 min")
+    with pytest.raises(SpecError, match="HOMEPORT_APT_WAIT: .* must be a number of seconds"):
+        install_command(["jq"], FRESH)
 
 
 @pytest.mark.parametrize("age", [None, 60.0])
