@@ -16,6 +16,10 @@ from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.connectors.ssh import SSHConnector
 from typing_extensions import Unpack
 
+# Seconds between two signs of life, and how long one may go unanswered: then the node is gone.
+KEEPALIVE = 15
+PEER_TIMEOUT = 90
+
 # Called with the host's name and each line that a command of an operation prints on standard
 # output, as it is printed: this is how a download's progress reaches the person who waits.
 on_line: Callable[[str, str], None] | None = None
@@ -25,7 +29,16 @@ def nodelay(sock: Any, **kwargs: Any) -> paramiko.Transport:
     """A paramiko transport over `sock` that sends small packets at once."""
     if hasattr(sock, "setsockopt"):  # a ProxyCommand's pipe is no socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own, minutes
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT * 1000)
     return paramiko.Transport(sock, **kwargs)
+
+
+def keep_alive(client: paramiko.SSHClient) -> None:
+    """Have a connection whose other end is gone fail, instead of waiting for it for ever."""
+    transport = client.get_transport()
+    if transport is not None:
+        transport.set_keepalive(KEEPALIVE)
 
 
 class _Lines:
@@ -63,6 +76,7 @@ class HomeportConnector(SSHConnector):
         super().connect()
         client = self.client
         assert client is not None
+        keep_alive(client)
         run = client.exec_command
 
         def exec_command(*args: Any, **kwargs: Any) -> Any:
