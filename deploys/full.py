@@ -27,13 +27,13 @@ target: Target = host.data.target
 base.apply(spec=node.base, target=target)
 host_names.apply(spec=node.host_names)
 docker.apply(spec=node.docker, target=target)
+llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
 aboard.apply(spec=node.aboard, target=target)
 secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
-llama_server.apply(spec=node.llama_server)
 caddy.apply(spec=node.caddy, backends=node.backends)
-stack.apply(spec=node.stack)
+stack.apply(spec=node.stack, lacks=tuple(target.lacks))
 open_webui.apply(spec=node.open_webui, around=node.around_open_webui)
 hotspot.apply(spec=node.hotspot, names=node.names)
 hf_models.prune(spec=node.hf_models)

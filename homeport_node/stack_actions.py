@@ -9,7 +9,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import Ran, read, run
 
 DIRECTORY = "/etc/homeport/stack"
 COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
@@ -17,6 +17,7 @@ SECRETS = "/etc/homeport/secrets"
 PROJECT = "com.docker.compose.project"
 PULL_TIMEOUT = 7200  # seconds: the images are gigabytes, the line may be slow
 UP_TIMEOUT = 900
+TRIAL = "homeport-trial"
 GPU_REMEDY = "Docker started before NVIDIA's container toolkit was there: systemctl restart docker"
 NOISE = re.compile(
     r"^\s*(Container|Network|Volume) \S+\s+\w+$|^\S+ (Pulling|Waiting|Downloading|Extracting)"
@@ -79,6 +80,47 @@ def pull(images: "list[str]") -> "str | None":
                 f"No service was touched: see that the node reaches {registry}, then converge again"
             )
     return None
+
+
+def _try(image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "Any") -> Ran:
+    """The trial's run, in a container that is gone afterwards."""
+    options = ["--rm", "--name", TRIAL, "--network", "none", "--pull", "never"]
+    options += ["--security-opt", "no-new-privileges:true"]
+    if gpus:
+        # The very request that Compose makes for the service.
+        options += ["--gpus", f'driver=nvidia,"device={",".join(gpus)}"']
+    for name, value in environment.items():
+        options += ["--env", f"{name}={value}"]
+    program, *arguments = trial["command"]
+    options += ["--entrypoint", program]
+    run("docker", "rm", "--force", TRIAL)  # a run that was killed may have left it
+    ran = run("docker", "run", *options, image, *arguments, timeout=trial["timeout"])
+    if ran.status == 124:
+        run("docker", "rm", "--force", TRIAL)
+    return ran
+
+
+def attempt(
+    image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "dict[str, Any]"
+) -> "str | None":
+    """Run the image as `trial` (a `deploys.stack.Trial`) says, and see that it says what it must.
+
+    A driver that is too old for the image shows here alone: nvidia-smi works, CUDA does not.
+    """
+    ran = _try(image, gpus, environment, trial)
+    output = f"{ran.out}\n{ran.err}"
+    found = len(re.findall(trial["pattern"], output, re.MULTILINE))
+    if ran.ok and found >= trial["count"]:
+        return None
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    versions = sorted(set(run(*query).out.split()))
+    driver = f" NVIDIA's driver is {', '.join(versions)}." if gpus and versions else ""
+    said = words(output) or f"nothing, exit status {ran.status}"
+    remedy = GPU_REMEDY if "could not select device driver" in said else trial["remedy"]
+    return (
+        f"{trial['cause']}: {found} of {trial['count']} found by {image}.{driver} It said:\n"
+        f"{said}\nNo service was touched: {remedy}"
+    )
 
 
 def up(project: str, recreate: "list[str]") -> "str | None":
