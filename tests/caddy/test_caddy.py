@@ -19,6 +19,7 @@ from deploys.caddy.spec import CONFIG, DISTRIBUTION, DROPIN, dropin, render, sha
 from homeport.observe import program
 from homeport.spec import SpecError
 from homeport_node import caddy as aboard
+from homeport_node.common import Ran
 
 UI = Site(name="iona.example.org", to="open_webui")
 API = Site(name="iona-api.example.org", to="llama_server")
@@ -174,6 +175,7 @@ def test_file_differs(found: dict[str, Any] | None, differs: bool) -> None:
     assert file_differs(found, SHA) is differs
 
 
+PROXY = {"port": 80, "pid": 9, "program": "docker-proxy", "unit": "docker.service"}
 NGINX = {"port": 80, "pid": 7, "program": "nginx", "unit": "nginx.service"}
 
 
@@ -189,6 +191,11 @@ NGINX = {"port": 80, "pid": 7, "program": "nginx", "unit": "nginx.service"}
         (but(foreign=[NGINX]), r"port 80 is taken by nginx \(pid 7, nginx.service\)"),
         (but(foreign=[NGINX]), "systemctl disable --now nginx.service"),
         (but(foreign=[{**NGINX, "unit": "session-1.scope"}]), "`kill 7`"),
+        (but(foreign=[{**PROXY, "container": "web"}]), "by the container web, .*`docker stop web`"),
+        (
+            but(foreign=[{**PROXY, "container": ""}]),
+            "a container, .*`docker ps --filter publish=80`",
+        ),
         (but(foreign=[{**NGINX, "pid": 0, "unit": ""}]), "a process out of sight.*ss -ltnp"),
     ],
 )
@@ -356,3 +363,20 @@ def test_listeners_of_others_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aboard, "_sockets_of", lambda pid: held.get(pid, set()))
     monkeypatch.setattr("os.listdir", lambda path: ["1", "7", "354", "net"])
     assert aboard.foreign_listeners(354) == [NGINX]
+
+
+def test_a_container_that_holds_a_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's own service is never what is to be stopped."""
+    table = "head\n 0: 00000000:0050 00000000:0000 0A 0:0 00:0 0 0 0 111 1\n"
+    files = {
+        "/proc/net/tcp": table,
+        "/proc/9/comm": "docker-proxy\n",
+        "/proc/9/cgroup": "0::/system.slice/docker.service\n",
+    }
+    monkeypatch.setattr(aboard, "read", files.get)
+    monkeypatch.setattr(aboard, "_sockets_of", lambda pid: {"socket:[111]"})
+    monkeypatch.setattr("os.listdir", lambda path: ["9"])
+    monkeypatch.setattr(aboard, "run", lambda *words: Ran(0, "web\n", ""))
+    found = aboard.foreign_listeners(0)
+    assert found == [{**PROXY, "container": "web"}]
+    assert "docker.service" not in ": ".join(refusal(but(foreign=found)) or ())
