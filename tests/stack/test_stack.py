@@ -5,9 +5,11 @@ import hashlib
 import inspect
 import json
 import os
+import socketserver
+import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -29,6 +31,7 @@ from deploys.stack.difference import Difference, difference, stray_files, unit_s
 from deploys.stack.facts import arguments
 from deploys.stack.spec import DIRECTORY
 from homeport.pins import Gpu, Image
+from homeport.report import PROGRESS
 from homeport.spec import SpecError
 from homeport_node import stack as aboard
 from homeport_node import stack_actions
@@ -604,3 +607,65 @@ def test_systemd_reads_units_anew_before_containers_start() -> None:
     order = [name for name in inspect.getsource(deploy.apply).split() if "operations." in name]
     names = [word.split("operations.")[1].split("(")[0] for word in order]
     assert names.index("enabled") < names.index("converge") < names.index("active")
+
+
+class _Daemon(socketserver.StreamRequestHandler):
+    """Answers one request for an image as Docker does."""
+
+    said: ClassVar[list[dict[str, Any]]] = []
+
+    def handle(self) -> None:
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        for event in self.said:
+            self.wfile.write(json.dumps(event).encode() + b"\r\n")
+
+
+def downloading(layer: str, current: int, total: int) -> dict[str, Any]:
+    detail = {"current": current, "total": total}
+    return {"status": "Downloading", "progressDetail": detail, "id": layer}
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_pull_tells_how_far_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    breaks: bool,
+) -> None:
+    path = str(tmp_path / "docker.sock")
+    said: list[dict[str, Any]] = [
+        {"status": "Pulling from a/b", "id": "1"},
+        downloading("x", 10, 100),
+        downloading("y", 10, 100),
+        downloading("y", 11, 100),
+        {"status": "Download complete", "progressDetail": {}, "id": "x"},
+        {"error": "unauthorized"} if breaks else {"status": "Status: Downloaded newer image"},
+    ]
+    monkeypatch.setattr(_Daemon, "said", said)
+    monkeypatch.setattr(stack_actions, "SOCKET", path)
+    ran: list[tuple[str, ...]] = []
+
+    def run(*command: str, timeout: float) -> Ran:
+        ran.append(command)
+        return Ran(1, "", "denied") if breaks else Ran(0, "", "")
+
+    monkeypatch.setattr(stack_actions, "run", run)
+    with socketserver.UnixStreamServer(path, _Daemon) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        problem = stack_actions.pull(["ghcr.io/a/b@sha256:0"])
+    assert ran == [("docker", "pull", "--quiet", "ghcr.io/a/b@sha256:0")]
+    assert (problem is not None and "denied" in problem) is breaks
+    lines = [line.removeprefix(PROGRESS) for line in capsys.readouterr().out.splitlines()]
+    told = [json.loads(line) for line in lines]
+    assert {one["what"] for one in told} == {"ghcr.io/a/b@sha256:0"}
+    shares = [(one["done"], one["total"]) for one in told]
+    # 20 and 21 of 200 are 10 % as well: that was told.
+    assert shares == [(10, 100), (111, 200)]
+
+
+def test_a_pull_without_dockers_api_is_a_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_actions, "SOCKET", "/nowhere")
+    monkeypatch.setattr(stack_actions, "run", lambda *words, **_: Ran(0, "", ""))
+    assert stack_actions.pull(["a"]) is None
