@@ -33,8 +33,10 @@ aboard.apply(spec=node.aboard, target=target)
 secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
 caddy.apply(spec=node.caddy, backends=node.backends)
+hotspot.apply(spec=node.hotspot, names=node.names)
+# After everything that installs a package or a unit: systemd then reads its units anew, which can
+# take the GPUs from containers that run (NVIDIA/nvidia-container-toolkit#48).
 stack.apply(spec=node.stack, lacks=tuple(target.lacks))
 open_webui.apply(spec=node.open_webui, around=node.around_open_webui)
-hotspot.apply(spec=node.hotspot, names=node.names)
 hf_models.prune(spec=node.hf_models)
 docker.take_back(spec=node.docker)

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import socketserver
 import threading
 from pathlib import Path
@@ -607,6 +608,18 @@ def test_systemd_reads_units_anew_before_containers_start() -> None:
     order = [name for name in inspect.getsource(deploy.apply).split() if "operations." in name]
     names = [word.split("operations.")[1].split("(")[0] for word in order]
     assert names.index("enabled") < names.index("converge") < names.index("active")
+
+
+def test_where_the_stack_stands_in_the_whole() -> None:
+    text = Path(deploy.__file__).parents[1].joinpath("full.py").read_text()
+    calls = re.findall(r"^(\w+\.\w+)\(", text, re.MULTILINE)
+    # What may install a package, and so have systemd read its units anew, is before containers.
+    for stem in ("base", "docker", "aboard", "caddy", "hotspot"):
+        assert calls.index(f"{stem}.apply") < calls.index("stack.apply")
+    # What forbids the services is found before anything large is downloaded.
+    for early in ("llama_server.apply", "stack.fetch"):
+        assert calls.index("docker.apply") < calls.index(early) < calls.index("hf_models.apply")
+    assert calls.index("llama_server.apply") < calls.index("stack.fetch")
 
 
 class _Daemon(socketserver.StreamRequestHandler):
