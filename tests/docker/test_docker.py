@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploys.docker import Docker
+from deploys.docker import Docker, deploy
 from deploys.docker.deploy import (
     GUARD_UNIT,
     OWN_FILES,
@@ -22,6 +22,7 @@ from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
 from homeport_node.common import Ran
+from tests.operations import is_refusal, yielded
 
 SPEC = Docker()
 WANTED = daemon_values(SPEC)
@@ -463,3 +464,144 @@ def test_registries_of_the_sources_are_trusted_and_forgotten() -> None:
 def test_our_files_say_whose_they_are(path: str) -> None:
     first = OWN_FILES[path].read_text().splitlines()[0]
     assert first == "# Managed by Homeport (docker). Changes are replaced by the next converge."
+
+
+# The operations ---------------------------------------------------------------------------------
+
+TEXTS = wanted_files(Sources())
+AS_WANTED: dict[str, Any] = {
+    "os": {"id": "debian", "version": "13"},
+    "daemon": {"error": "", "differs": [], "not_running": [], "pools": ["10.213.0.0/16"]},
+    "recorded": True,
+    "units": {"docker.service": GOOD, GUARD_UNIT: GOOD},
+    "networks": [_network("docker0", "10.213.0.0/24")],
+    "foreign": ["registry"],
+    "bridges": ["docker0"],
+    "routes": [["10.213.0.0/24", "docker0"]],
+    "guard": {"rules": rules(SPEC, Known()), "same": True, "error": ""},
+    "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in TEXTS.items()},
+    "certificates": {},
+}
+BARE: dict[str, Any] = {
+    "os": {"id": "debian", "version": "13"},
+    "daemon": {"error": "", "differs": ["bip"], "not_running": [], "pools": []},
+    "guard": {"rules": None, "same": False, "error": ""},
+}
+INSTALLED = {"installed": dict.fromkeys(packages(AS_WANTED["os"], {}) or (), "1"), "lists_age": 1.0}
+NOTHING = {"installed": {}, "lists_age": 1.0}
+RESTART_DUE = {**AS_WANTED, "daemon": {**AS_WANTED["daemon"], "not_running": ["bip", "log-driver"]}}
+CONFIGURATION = {"spec": SPEC, "sources": Sources()}
+
+
+def _but(**changes: Any) -> dict[str, Any]:
+    """A node as wanted, but for `changes`; a mapping changes single keys."""
+    return {
+        **AS_WANTED,
+        **{
+            key: {**AS_WANTED[key], **value} if isinstance(value, dict) else value
+            for key, value in changes.items()
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments", "commands"),
+    [
+        (deploy.configuration, [AS_WANTED], CONFIGURATION, []),
+        (
+            deploy.configuration,
+            [BARE],
+            CONFIGURATION,
+            [*["FileUpload"] * 4, "systemctl daemon-reload && systemctl enable", "_module.merge("],
+        ),
+        (deploy.configuration, [_but(guard={"rules": "x"})], CONFIGURATION, ["FileUpload"]),
+        (deploy.configuration, [_but(daemon={"differs": ["bip"]})], CONFIGURATION, ["merge("]),
+        (deploy.configuration, [_but(certificates={"/x": "y"})], CONFIGURATION, ["rm -f /x"]),
+        (deploy.packages, [INSTALLED, AS_WANTED], {}, []),
+        (deploy.packages, [NOTHING, AS_WANTED], {}, ["docker-cli docker-compose docker.io nft"]),
+        (deploy.running, [AS_WANTED], {"spec": SPEC}, []),
+        (
+            deploy.running,
+            [{**RESTART_DUE, "foreign": []}, AS_WANTED],
+            {"spec": SPEC},
+            ["systemctl restart docker.service"],
+        ),
+        # Docker's start shows a network of its own with a subnet outside the pool.
+        (
+            deploy.running,
+            [
+                _but(units={"docker.service": {**GOOD, "active": False}}, networks=None),
+                _but(networks=[_network("docker0", "172.30.0.0/24")]),
+            ],
+            {"spec": SPEC},
+            ["systemctl reset-failed", "systemctl start docker", "FileUpload", "reload-or-restart"],
+        ),
+        (deploy.removed, [BARE], {}, []),
+        (
+            deploy.removed,
+            [AS_WANTED],
+            {},
+            ["_module.take_back(", "systemctl disable --now", "rm -f", "systemctl daemon-reload"],
+        ),
+        # Interrupted after daemon.json.
+        (
+            deploy.removed,
+            [{**BARE, "guard": {"rules": "x"}}],
+            {},
+            ["rm -f /etc/homeport/docker-guard.nft", "systemctl daemon-reload"],
+        ),
+    ],
+)
+def test_operations(
+    operation: Any, observed: list[dict[str, Any]], arguments: dict[str, Any], commands: list[str]
+) -> None:
+    found = yielded(operation, *observed, **arguments)
+    assert len(found) == len(commands), found
+    for command, words in zip(found, commands, strict=True):
+        assert words in command
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments", "words"),
+    [
+        (
+            deploy.configuration,
+            [{**BARE, "routes": [["10.213.4.0/24", "eth0"]]}],
+            CONFIGURATION,
+            "10.213.0.0/16 hides a part of the node's network: 10.213.4.0/24 is reached through",
+        ),
+        (
+            deploy.configuration,
+            [{**BARE, "daemon": {"error": "daemon.json: Expecting value"}}],
+            CONFIGURATION,
+            "daemon.json cannot be merged: daemon.json: Expecting value",
+        ),
+        (
+            deploy.packages,
+            [NOTHING, {"os": {"id": "fedora", "version": "43"}}],
+            {},
+            "fedora 43 is not known",
+        ),
+        (deploy.running, [_but(guard={"error": "no fib"})], {"spec": SPEC}, "nft: no fib"),
+        (
+            deploy.running,
+            [RESTART_DUE],
+            {"spec": SPEC},
+            "for bip, log-driver in daemon.json, and that stops containers that are not",
+        ),
+        (deploy.running, [RESTART_DUE], {"spec": SPEC}, ": registry: when it suits them"),
+    ],
+)
+def test_refusals(
+    operation: Any, observed: list[dict[str, Any]], arguments: dict[str, Any], words: str
+) -> None:
+    (refusal,) = yielded(operation, *observed, **arguments)
+    assert is_refusal(refusal)
+    assert words in refusal.replace("'\"'\"'", "'")
+
+
+def test_the_guard_is_in_force_before_a_restart_is_refused() -> None:
+    opened = {**RESTART_DUE, "guard": {**AS_WANTED["guard"], "same": False}}
+    first, second = yielded(deploy.running, opened, spec=SPEC)
+    assert first == f"systemctl reload-or-restart {GUARD_UNIT}"
+    assert is_refusal(second)
