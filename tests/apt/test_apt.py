@@ -8,9 +8,11 @@ from homeport.apt import (
     LOCK_WAIT_VARIABLE,
     install_command,
     is_package_name,
+    packages,
 )
 from homeport.spec import SpecError
 from homeport_node.apt import installed_versions
+from tests.operations import yielded
 
 FRESH = {"installed": {"curl": "8.14"}, "lists_age": 60.0}
 
@@ -85,3 +87,8 @@ def test_package_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "-y", "jq;reboot", "JQ", "a b", "$(id)", "jq\n", "x"])
 def test_what_is_no_package_name(name: str) -> None:
     assert not is_package_name(name)
+
+
+def test_the_operation() -> None:
+    assert yielded(packages, FRESH, wanted=["curl"]) == []
+    assert yielded(packages, FRESH, wanted=["jq", "curl"]) == [install_command(["jq"], FRESH)]
