@@ -87,7 +87,8 @@ def _tell(image: str, layers: "dict[str, list[int]]", told: int) -> int:
     done, total = (sum(one[i] for one in layers.values()) for i in (0, 1))
     share = 100 * done // total if total else 0
     if share != told:
-        line = json.dumps({"what": image, "done": done, "total": total})
+        name = image.split("@", 1)[0]
+        line = json.dumps({"what": name, "done": done, "total": total})
         print(f"homeport-progress {line}", flush=True)
     return share
 
