@@ -233,6 +233,10 @@ def test_a_docker_that_was_there_before_runs_what_was_on_the_disk(on_disk: Path)
     aboard.DAEMON_JSON.parent.mkdir()
     aboard.DAEMON_JSON.write_text(json.dumps({**WANTED, "features": {"cdi": True}}))
     assert aboard.daemon(WANTED)["differs"] == aboard.daemon(WANTED)["not_running"] == []
+    aboard.RECORD.parent.mkdir()
+    aboard.RECORD.write_text(json.dumps({"ours": WANTED}))
+    assert aboard.daemon(WANTED)["not_running"] == []
+    aboard.RECORD.unlink()
     aboard.DAEMON_JSON.write_text('{"bip": "192.168.90.1/24"}')
     aboard.merge(WANTED)
     rest = sorted(WANTED.keys() - {"bip"})
