@@ -20,9 +20,10 @@ Container logs go to Docker's `local` driver with a size limit; json-file, the d
 Networks come from one address pool. Devices are offered through CDI (`features.cdi`: needed by
 25 to 28.1, harmless before and after). The cgroup driver is left alone: the well-known cure for
 "Failed to initialize NVML" after `systemctl daemon-reload`, `native.cgroupdriver=cgroupfs`, puts a
-second writer beside systemd into one cgroup tree and orphans the containers that exist, and
-containers that get their devices through CDI or by name do not need it: systemd then knows these
-devices, and gives them back on every reload.
+second writer beside systemd into one cgroup tree and orphans the containers that exist. Containers
+that get their devices through CDI or by name do not need it. Those of the stack get theirs through
+NVIDIA's hook, so a daemon-reload takes their GPUs from them until they are restarted: the stack
+reads its units before it starts a container, never after.
 
 **The guard.** Before Docker 28 a neighbour on the node's network can send to a container's address
 through the node, and with a forged destination to a port published on 127.0.0.1: Docker's DNAT
