@@ -150,18 +150,18 @@ def install(prefix: str, sources: Sources) -> Generator[Any, None, None]:
         return
     wheel, requirements = build(), REQUIREMENTS.read_text()
     version = version_name(prefix, python, wheel, requirements)
-    todo = difference(version, observed)
-    if todo.install:
+    change = difference(version, observed)
+    if change.install:
         yield from installation(version, wheel, requirements, pip_conf(sources))
-    if todo.switch:
+    if change.switch:
         # A rename replaces the link in one step: there is no moment without a current version.
         yield StringCommand(
             f"ln -sfn {version} {ROOT}/current.new && mv -T {ROOT}/current.new {ROOT}/current"
         )
-    if todo.remove:
-        paths = " ".join(shlex.quote(f"{ROOT}/{name}") for name in todo.remove)
+    if change.remove:
+        paths = " ".join(shlex.quote(f"{ROOT}/{name}") for name in change.remove)
         yield StringCommand(f"rm -rf {paths}")
-    if not todo:
+    if not change:
         host.noop(f"{version} is installed")
 
 

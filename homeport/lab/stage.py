@@ -146,9 +146,16 @@ def push_images(nodes: dict[str, Spec], found: Sources, progress: Progress = qui
 
 @contextmanager
 def stage(
-    inventory: Path, *, release: str = "trixie", progress: Progress = quiet
+    inventory: Path,
+    *,
+    release: str = "trixie",
+    hub: Path | None = None,
+    progress: Progress = quiet,
 ) -> Iterator[Stage]:
-    """Everything that a rehearsal of `inventory` stands on, for the length of the block."""
+    """Everything that a rehearsal of `inventory` stands on, for the length of the block.
+
+    `hub` is what the Hub serves, instead of the tiny models in the cache.
+    """
     nodes = unbound(inventory)
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))
@@ -160,7 +167,7 @@ def stage(
             sources(
                 engine,
                 network,
-                hub_root=hub_root(nodes, progress),
+                hub_root=hub or hub_root(nodes, progress),
                 wheels=wheels(release, progress),
                 progress=progress,
             )

@@ -1,6 +1,10 @@
-"""One lab for all container tests of this folder: sources, a Debian 13 machine, a neighbour."""
+"""One lab for all container tests of this folder: sources, a Debian 13 machine, a neighbour.
+
+And Iona: one machine on which `inventory/iona.py` was converged, shared by the system tests.
+"""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from homeport.inventory import unbound
+from homeport.lab import rehearse
 from homeport.lab.engine import Engine, Network, engine
 from homeport.lab.machine import Machine, Neighbour, client_key, machine, neighbour
 from homeport.lab.sources import Sources, sources
+from homeport.lab.stage import hub_root, stage
+from tests.lab.iona import Hub, Iona
+
+INVENTORY = rehearse.ROOT / "inventory" / "iona.py"
 
 
 @dataclass(frozen=True)
@@ -50,3 +60,25 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         )
         beside = stack.enter_context(neighbour(found, network))
         yield Lab(found, network, served, node, beside, key, public)
+
+
+@pytest.fixture(scope="session")
+def converged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iona]:
+    """A bare machine that was locked and converged once. For tests: `iona`."""
+    # A Hub of its own: the tests publish new commits, and the cache's serves every rehearsal.
+    hub = tmp_path_factory.mktemp("stage") / "hub"
+    shutil.copytree(hub_root(unbound(INVENTORY)), hub, copy_function=os.link)
+    with stage(INVENTORY, hub=hub) as on:
+        made = Iona(on, Hub(on.sources.hub, on.sources.authority.certificate, hub))
+        made.lock()
+        made.first = made.converge()
+        yield made
+
+
+@pytest.fixture
+def iona(converged: Iona) -> Iterator[Iona]:
+    """Iona, converged. Every test leaves it so: a converge after it changes nothing."""
+    yield converged
+    converged.hub.faults({})
+    again = converged.converge()
+    assert again["changed"] == 0, again["hosts"]
