@@ -148,12 +148,15 @@ def clock_command(observed: dict[str, Any]) -> str | None:
     only where none of the others is.
     """
     units = observed.get("units", {})
-    unit = next((unit for unit in CLOCKS.values() if unit in units), CLOCKS[DEFAULT_CLOCK])
+    masked = [name for name, state in units.items() if state["enabled"].startswith("masked")]
+    there = [unit for unit in CLOCKS.values() if unit in units]
+    unit = next(iter(sorted(there, key=lambda one: one in masked)), CLOCKS[DEFAULT_CLOCK])
     state = units.get(unit, {})
     runs = state.get("active") == "active" or observed.get("container", False)
     if state.get("enabled") == "enabled" and runs:
         return None
-    return f"systemctl enable --now {unit}"
+    unmask = f"systemctl unmask {unit}; systemctl unmask --runtime {unit}; "
+    return f"{unmask if unit in masked else ''}systemctl enable --now {unit}"
 
 
 def _observed(spec: Base, wanted: dict[str, str]) -> dict[str, Any]:

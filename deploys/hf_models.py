@@ -32,6 +32,7 @@ from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.operations import files
 
 from deploys.aboard import ENTRY
+from deploys.secrets import Secret
 from homeport.capability import Capability
 from homeport.observe import NodeFact
 from homeport.pins import HubRepo
@@ -121,6 +122,11 @@ class HfModels(Spec):
             path.is_absolute() and len(path.parts) > 2 and ".." not in path.parts,
             "must be an absolute path below a top-level directory, because it is ours alone",
         )
+        self.require(
+            "directory",
+            not set(self.directory) & set(":$\n"),
+            "must not hold ':', '$' or a line break, which mean something else to Compose",
+        )
         self.require("headroom_mib", self.headroom_mib >= 0, "must be 0 MiB or more")
         names = [model.name for model in self.models]
         self.require(
@@ -140,6 +146,11 @@ class HfModels(Spec):
                 PurePosixPath(link).parts[0] not in names,
                 f"must not hold the link {link!r}: a model's directory has that name",
             )
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """A token for gated or private repositories, which only the desk can give."""
+        return (Secret(name="hf_models.token", made=False),)
 
 
 class HfModelsState(NodeFact):

@@ -37,6 +37,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.operations import files
 
+from deploys.secrets import Secret
 from homeport import apt
 from homeport.capability import Capability
 from homeport.observe import NodeFact, act
@@ -109,6 +110,11 @@ class Hotspot(Spec):
             not self.radio.mac or MAC.fullmatch(self.radio.mac) is not None,
             "must have a MAC address such as 02:00:00:00:00:01 in the targets file",
         )
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The passphrase: made on the node, or given at the desk (8 to 63 characters)."""
+        return (Secret(name=SECRET),)
 
     @property
     def ip(self) -> str:

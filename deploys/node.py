@@ -4,11 +4,13 @@ One field per capability. What several capabilities must agree on (ports, host n
 written once in one of them and derived here for the others.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 
 from deploys.aboard import Aboard
 from deploys.base import Base
+from deploys.caddy import ADMIN_PORT as CADDY_ADMIN_PORT
 from deploys.caddy import PORTS as CADDY_PORTS
 from deploys.caddy import Caddy, check_backends
 from deploys.docker import Docker
@@ -50,15 +52,30 @@ class Node(Spec):
         if self.caddy is not None:
             check_backends(self.caddy, self.backends)
         # Built once, so that what is wrong with the derived ones dies at the desk as well.
+        if self.stack is not None and self.docker is None:
+            fail("docker", None, "must be given: the services run in it, behind its guard")
         _ = (self.secrets, self.host_names)
+        self._validate_networks()
 
     def _validate_ports(self) -> None:
-        used = dict.fromkeys(CADDY_PORTS, "caddy") if self.caddy else {}
+        used = dict.fromkeys((*CADDY_PORTS, CADDY_ADMIN_PORT), "caddy") if self.caddy else {}
         used[22] = "ssh"
         for stem, port in self.backends.items():
             if port in used:
                 fail(f"{stem}.port", port, f"is used twice: {used[port]} has it already")
             used[port] = f"{stem}.port"
+
+    def _validate_networks(self) -> None:
+        if self.hotspot is None or self.docker is None:
+            return
+        hotspot = ipaddress.IPv4Interface(self.hotspot.address).network
+        if hotspot.overlaps(ipaddress.IPv4Network(self.docker.address_pool)):
+            fail(
+                "hotspot.address",
+                self.hotspot.address,
+                f"must be outside docker.address_pool, {self.docker.address_pool}: packets for "
+                "containers are dropped there",
+            )
 
     def _validate_model(self) -> None:
         engine = self.llama_server
@@ -95,14 +112,14 @@ class Node(Spec):
         return HostNames(names=self.names) if self.names else None
 
     @property
-    def aboard(self) -> Aboard:
-        """The programs on the node."""
-        return Aboard()
+    def aboard(self) -> Aboard | None:
+        """The programs on the node, where some capability runs them there."""
+        return Aboard() if self.hf_models is not None else None
 
     @property
     def secrets(self) -> Secrets | None:
         """All secrets of the capabilities, and where given ones come from."""
-        holders = (self.llama_server, self.open_webui)
+        holders = (self.hf_models, self.llama_server, self.open_webui, self.hotspot)
         wanted = tuple(secret for spec in holders if spec for secret in spec.secrets)
         if not wanted and not self.secrets_given:
             return None

@@ -49,12 +49,17 @@ COMMAND_TIMEOUT = 120  # seconds: time to type a passphrase
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Secret(Spec):
-    """A secret that a capability needs; `bytes` of randomness when it is made on the node."""
+    """A secret that a capability needs; `bytes` of randomness when it is made on the node.
+
+    One that is not `made` belongs to somebody else, such as a token of the Hub: it is there when
+    it is given at the desk, and otherwise not.
+    """
 
     STEM = "secret"
 
     name: str
     bytes: int = 32
+    made: bool = True
 
     def validate(self) -> None:
         ok = NAME.fullmatch(self.name) is not None
@@ -153,7 +158,10 @@ def evaluate(source: SecretSource) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What the node's secrets lack; `wrong` and `problems` are messages."""
+    """What the node's secrets lack: names to make and to place; `problems` are messages.
+
+    `untidy` says that a mode, an owner or a left-over of an interrupted run must be put right.
+    """
 
     untidy: bool = False
     make: tuple[str, ...] = ()
@@ -179,7 +187,7 @@ def difference(spec: Secrets, values: dict[str, Value], same: set[str], seen: An
             untidy = True
         value = values.get(name)
         if value is None:
-            if not present:
+            if not present and secret.made:
                 make.append(name)
         elif value.problem:
             problems.append(f"secret {name}: {value.problem}")

@@ -22,8 +22,34 @@ from homeport.targets import lock_path, read_targets, targets_path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-INVENTORY = click.argument("inventory", type=click.Path(path_type=Path))
-JSON = click.option("--json", "to", metavar="FILE", help="Also write JSON; - is standard output.")
+# Where the person stands: `main` moves to the checkout, from which pyinfra finds its files.
+HERE = Path.cwd()
+
+
+def _from_here(text: str) -> Path:
+    """The path that `text` means to the person, shown from the checkout when it lies there."""
+    path = Path(os.path.normpath(HERE / text))
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+class _FromHere(click.ParamType[Path]):
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        return value if isinstance(value, Path) else _from_here(value)
+
+
+class _JsonFile(click.ParamType[str]):
+    name = "file"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return "-" if value == "-" else str(HERE / value)
+
+
+INVENTORY = click.argument("inventory", type=_FromHere())
+JSON = click.option(
+    "--json", "to", metavar="FILE", type=_JsonFile(), help="Also write JSON; - is standard output."
+)
 
 
 def give_up(message: str) -> NoReturn:
@@ -48,6 +74,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            error.show()
+            raise SystemExit(1) from error  # click's own 2 means "differs" here
         except (PyinfraError, LabError) as error:
             give_up(str(error))
 
@@ -74,9 +103,9 @@ def main(targets: str | None, lock: str | None) -> None:
     """Takes bare machines to working, private LLM nodes, and proves it."""
     os.chdir(ROOT)
     if targets:
-        os.environ["HOMEPORT_TARGETS"] = str(Path(targets).resolve())
+        os.environ["HOMEPORT_TARGETS"] = str(HERE / targets)
     if lock:
-        os.environ["HOMEPORT_LOCK"] = str(Path(lock).resolve())
+        os.environ["HOMEPORT_LOCK"] = str(HERE / lock)
 
 
 @main.command()
@@ -127,7 +156,7 @@ def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | N
     result = verification.verify(inventory, limit=limit, expression=expression)
     if to:
         report.write_json(verification.result_json(str(inventory), result), to)
-    raise SystemExit(0 if result.ok else 1)
+    raise SystemExit(0 if result.ok else 2 if result.finished else 1)
 
 
 @main.command()
@@ -136,7 +165,7 @@ def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | N
 @click.option("--port", default=22, show_default=True)
 @click.option("--key", default="", metavar="FILE", help="Private ssh key; else the agent's.")
 @click.option("--name", default="", help="The host's name; else the inventory's, else node.")
-@click.option("--inventory", type=click.Path(path_type=Path), help="Take the handles it asks for.")
+@click.option("--inventory", type=_FromHere(), help="Take the handles it asks for.")
 def probe(host: str, user: str, port: int, key: str, name: str, inventory: Path | None) -> None:
     """Read the machine HOST and print its targets file."""
     from homeport.probe import probe as read_machine
@@ -161,7 +190,7 @@ def lock(inventory: Path) -> None:
     from homeport.resolve import make_lock
 
     nodes = unbound(inventory)
-    made = make_lock(nodes, read_targets(targets_path(inventory)))
+    made = make_lock(nodes, read_targets(targets_path(inventory)), report.console.print)
     path = lock_path(inventory)
     path.write_text(made.to_json())
     report.console.print(
@@ -172,15 +201,19 @@ def lock(inventory: Path) -> None:
 
 def _stack_command(inventory: Path, limit: tuple[str, ...], verb: str, *words: str) -> None:
     """Run one of `deploys.stack`'s verbs on each host and pass on what it prints."""
+    from deploys.stack.verbs import NOT_RUNNING
     from deploys.stack.verbs import verb as text_of
     from homeport.remote import run_on
 
-    failed = False
+    worst = 0
     for host, code in run_on(inventory, limit, lambda node: text_of(node.stack, verb, *words)):
-        if code != 0:
+        if verb == "status" and code == NOT_RUNNING:
+            report.console.print(f"{host}: the stack is not running as wanted", style="yellow")
+            worst = worst or 2
+        elif code != 0:
             report.console.print(f"{host}: {verb} failed with exit status {code}", style="red")
-            failed = True
-    raise SystemExit(1 if failed else 0)
+            worst = 1
+    raise SystemExit(worst)
 
 
 def _verb(name: str, summary: str) -> None:

@@ -23,7 +23,7 @@ from huggingface_hub.utils import (
 from homeport.lock import Lock, LockedFile, LockedRepo
 from homeport.pins import HubRepo, Image, find
 from homeport.registry import TIMEOUT_S, ResolveError, resolve_image, tls
-from homeport.spec import Spec, fail
+from homeport.spec import Spec, SpecError, fail
 from homeport.targets import Sources, Target
 
 __all__ = ["ResolveError", "make_lock", "resolve_image", "resolve_repo"]
@@ -126,6 +126,11 @@ def make_lock(
     images: dict[str, str] = {}
     repos: dict[str, LockedRepo] = {}
     for host, node in nodes.items():
+        if host not in targets:
+            raise SpecError(
+                f"hosts.{host}: is missing in the targets file: "
+                f"`bin/homeport probe HOST --name {host}` prints it for a machine"
+            )
         sources = targets[host].sources
         for image in find(node, Image):
             if image.name not in images:

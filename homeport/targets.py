@@ -20,11 +20,18 @@ TOML, printed by `bin/homeport probe HOST`:
 """
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from homeport.spec import Spec, SpecError, fail
+from homeport.spec import Spec, SpecError, fail, is_port
+
+REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._/-]+)?")
+HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+=*")
+# A whole card, or a part of one that the driver was told to split (MIG).
+GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+MAC = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +45,26 @@ class Sources(Spec):
     hub: str = ""
     pypi: str = ""
     ca_certificates: tuple[str, ...] = ()
+
+    def validate(self) -> None:
+        for registry in (*self.registries, *self.registries.values()):
+            self.require(
+                "registries",
+                REGISTRY.fullmatch(registry) is not None,
+                f"must hold names such as registry.example:5000, without a scheme: {registry!r}",
+            )
+        for field_name in ("hub", "pypi"):
+            value = getattr(self, field_name)
+            good = not value or re.fullmatch(r"https?://[^\s/]+(/\S*)?", value) is not None
+            self.require(
+                field_name, good, "must be an address that begins with https:// or http://"
+            )
+        for text in self.ca_certificates:
+            self.require(
+                "ca_certificates",
+                "-----BEGIN CERTIFICATE-----" in text,
+                "must be files that hold certificates in PEM",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +89,18 @@ class Target(Spec):
                 f"{'address' if not self.address else 'host_key'}. Read the machine with "
                 f"`bin/homeport probe HOST --name {self.name}` and put what it prints there"
             )
+        self.require(
+            "host_key",
+            HOST_KEY.fullmatch(self.host_key) is not None,
+            "must be a key as `ssh-keyscan` prints it, without the name: ssh-ed25519 AAAA…",
+        )
+        self.require("port", is_port(self.port), "must be a TCP port, 1 to 65535")
+        for uuid in self.gpus.values():
+            good = not uuid or GPU_UUID.fullmatch(uuid) is not None
+            self.require("gpus", good, "must hold UUIDs as `nvidia-smi -L` prints them: GPU-…")
+        for mac in self.radios.values():
+            good = not mac or MAC.fullmatch(mac) is not None
+            self.require("radios", good, "must hold MAC addresses such as 02:00:00:00:00:01")
 
     def gpu(self, handle: str) -> str:
         """The UUID of the GPU called `handle`. Raises `SpecError` when the target names none."""
@@ -106,13 +145,22 @@ def read_targets(path: Path) -> dict[str, Target]:
         raise SpecError(f"{path}: is not TOML: {error}") from error
     for key in value.keys() - {"hosts", "sources"}:
         raise SpecError(f"{path}: {key}: is not a known table; known: hosts, sources")
+    for name, content in value.items():
+        tables = [(name, content)]
+        if name == "hosts" and isinstance(content, dict):
+            tables += [(f"hosts.{host}", fields) for host, fields in content.items()]
+        for key, table in tables:
+            if not isinstance(table, dict):
+                raise SpecError(f"{path}: {key}: {table!r} must be a table")
     try:
         raw = dict(value.get("sources", {}))
         names = raw.pop("ca_certificates", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise SpecError(f"sources.ca_certificates: {names!r} must be a list of file names")
         certificates = tuple((path.parent / name).read_text() for name in names)
         sources = Sources(**raw, ca_certificates=certificates)
         return {
-            name: Target(name=name, sources=sources, **fields)
+            name: Target(**{**fields, "name": name, "sources": sources})
             for name, fields in value.get("hosts", {}).items()
         }
     except OSError as error:

@@ -92,9 +92,10 @@ def run_tiers(names: tuple[str, ...]) -> int:
         good = not any(codes)
         took = report.human_seconds(time.monotonic() - began)
         word = "passed" if good else "FAILED"
-        report.console.print(
-            f"{tier.name}: {word} in {took} (budget {tier.budget_minutes:g} min)", markup=False
-        )
+        if time.monotonic() - began > 60 * tier.budget_minutes:
+            word += ", OVER ITS BUDGET,"
+        budget = report.human_seconds(60 * tier.budget_minutes)
+        report.console.print(f"{tier.name}: {word} in {took} (budget {budget})", markup=False)
         if not good:
             failed.append(tier.name)
     return 1 if failed else 0

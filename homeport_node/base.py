@@ -39,14 +39,15 @@ def timezone() -> "str | None":
 
 
 def unit_states(units: "list[str]") -> "dict[str, dict[str, str]]":
-    """{unit: {"enabled": "enabled", "active": "inactive"}} of the `units` that are installed."""
+    """{unit: {"enabled": "enabled", "active": "inactive"}} of the `units` that are installed, or
+    masked: systemd does not say then whether they are installed."""
     if not units:
         return {}
     shown = run("systemctl", "show", "-p", "Id,LoadState,UnitFileState,ActiveState", *units).out
     found = {}
     for block in shown.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if values.get("LoadState") == "loaded":
+        if values.get("LoadState") in ("loaded", "masked"):
             state = {"enabled": values["UnitFileState"], "active": values["ActiveState"]}
             found[values["Id"]] = state
     return found

@@ -278,7 +278,8 @@ def guard() -> "dict[str, Any]":
 
 
 def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
-    """{unit: {"enabled": True, "active": True, "stale": False}}; stale: not as on the disk."""
+    """{unit: {"enabled": True, "active": True, "stale": False, "masked": False}}; stale: not as
+    on the disk."""
     shown = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload"
     found = {}
     for block in run("systemctl", "show", "-p", shown, *names).out.strip().split("\n\n"):
@@ -288,6 +289,7 @@ def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
                 "enabled": values.get("UnitFileState") == "enabled",
                 "active": values.get("ActiveState") == "active",
                 "stale": values.get("NeedDaemonReload") == "yes",
+                "masked": values.get("LoadState") == "masked",
             }
     return found
 

@@ -58,9 +58,13 @@ def seconds(moment: str) -> float:
         return 0.0
 
 
-def _changed_since(path: str, started: float) -> bool:
+def changed_since(path: str, started: float) -> bool:
+    """Whether `path`, or the file that it leads to as a link, is newer than `started`, or gone.
+
+    Both count: a model that was fetched anew behind the same link is not the one that is mapped.
+    """
     try:
-        return os.lstat(path).st_mtime > started
+        return max(os.lstat(path).st_mtime, Path(path).stat().st_mtime) > started
     except OSError:
         return True
 
@@ -82,9 +86,9 @@ def _stale(wanted: "dict[str, Any]", state: "dict[str, Any]") -> "list[str]":
     stale = [
         path
         for path, inside in mounted
-        if _changed_since(path, started) or not _same_content(path, f"{root}{inside}")
+        if changed_since(path, started) or not _same_content(path, f"{root}{inside}")
     ]
-    return stale + [path for path in wanted["reads"] if _changed_since(path, started)]
+    return stale + [path for path in wanted["reads"] if changed_since(path, started)]
 
 
 def _describe(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[str, Any]":

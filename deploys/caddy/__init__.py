@@ -24,6 +24,7 @@ the CA (`/var/lib/caddy/.local/share/caddy/pki`, which clients trust) stay.
 from deploys.caddy.deploy import apply
 from deploys.caddy.facts import CaddyState
 from deploys.caddy.spec import (
+    ADMIN_PORT,
     CA_DIRECTORY,
     CONFIG,
     PKI,
@@ -41,6 +42,7 @@ CAPABILITY = Capability(
 )
 
 __all__ = [
+    "ADMIN_PORT",
     "CAPABILITY",
     "CA_DIRECTORY",
     "CONFIG",

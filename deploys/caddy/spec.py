@@ -21,7 +21,8 @@ STAGED = "/etc/homeport/Caddyfile.new"
 DROPIN = "/etc/systemd/system/caddy.service.d/homeport.conf"
 DISTRIBUTION = "/etc/caddy/Caddyfile"  # the package's; never touched
 HOME = "/var/lib/caddy"
-ADMIN = "127.0.0.1:2019"
+ADMIN_PORT = 2019  # on loopback
+ADMIN = f"127.0.0.1:{ADMIN_PORT}"
 PKI = f"{HOME}/.local/share/caddy/pki"  # what must survive a rebuild: the clients trust it
 LEAVES = f"{HOME}/.local/share/caddy/certificates/local"  # what the internal CA signed
 CA_DIRECTORY = f"{PKI}/authorities/local"
@@ -110,6 +111,7 @@ def render(spec: Caddy, backends: dict[str, int]) -> str:
         max_body_mib=spec.max_body_mib,
         backends=backends,
         ca_directory=CA_DIRECTORY,
+        admin=ADMIN,
     )
 
 

@@ -42,7 +42,7 @@ Sources: moby/moby issue 45610 and the release notes of 28.0; docs of dockerd (d
 certs.d), nft(8), docker.io's and docker-ce's docker.service.
 """
 
-from deploys.docker.deploy import apply
+from deploys.docker.deploy import apply, take_back
 from deploys.docker.facts import DockerState
 from deploys.docker.spec import Docker
 from homeport.capability import Capability
@@ -53,4 +53,4 @@ CAPABILITY = Capability(
     unproven="Ubuntu's and docker.com's packages: cases only",
 )
 
-__all__ = ["CAPABILITY", "Docker", "DockerState", "apply"]
+__all__ = ["CAPABILITY", "Docker", "DockerState", "apply", "take_back"]

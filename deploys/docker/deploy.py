@@ -179,10 +179,17 @@ def removed() -> Commands:
 
 @deploy("Docker")
 def apply(spec: Docker | None, target: Target) -> None:
-    """Make Docker as `spec` says; None takes back what Homeport put there."""
+    """Make Docker as `spec` says. With None, `take_back` does the work."""
     if spec is None:
-        removed(name="No Docker of ours")
         return
     configuration(name="Docker's configuration", spec=spec, sources=target.sources)
     packages(name="Docker's packages")
     running(name="Docker running, guarded", spec=spec)
+
+
+@deploy("Docker no longer wanted")
+def take_back(spec: Docker | None) -> None:
+    """Where the inventory wants no Docker, take back what Homeport put there. To be called when
+    the stack is gone: its containers need the guard for as long as they run."""
+    if spec is None:
+        removed(name="No Docker of ours")

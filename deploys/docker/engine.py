@@ -30,6 +30,9 @@ def engine_commands(observed: dict[str, Any]) -> list[str]:
     """What brings the engine to run, enabled, with the configuration that is on the disk."""
     unit = observed.get("units", {}).get("docker.service", {})
     commands = []
+    if unit.get("masked"):
+        commands.append("systemctl unmask docker.service")
+        commands.append("systemctl unmask --runtime docker.service")
     if unit.get("stale"):
         commands.append("systemctl daemon-reload")
     if not unit.get("enabled"):

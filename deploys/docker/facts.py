@@ -8,7 +8,7 @@ class DockerState(NodeFact):
 
     {"os": {"id": "debian", "version": "13"},
      "daemon": {"error": "", "differs": [], "not_running": []}, "recorded": True,
-     "units": {"docker.service": {"enabled": True, "active": True, "stale": False}, …},
+     "units": {"docker.service": {"enabled": True, "active": True, "stale": False, …}, …},
      "networks": [{"name": "bridge", "interface": "docker0", "subnets": ["10.213.0.0/24"]}],
      "bridges": ["docker0"], "routes": [["10.213.0.0/24", "docker0"]],
      "guard": {"rules": "# Managed by …", "same": True, "error": ""},

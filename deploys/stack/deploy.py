@@ -80,3 +80,5 @@ def apply(spec: Stack | None) -> None:
     operations.converge(name="Bring the services to what is wanted", stack=spec)
     operations.unit(name="Keep the stack's unit enabled and active", stack=spec)
     operations.tidy(name="Remove stray mounted files", stack=spec)
+    # Last: the rest is done while the services start.
+    operations.ready(name="Wait until every service works", stack=spec)

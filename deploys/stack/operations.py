@@ -34,14 +34,14 @@ def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
 
 @operation()
 def converge(stack: Stack) -> Generator[StringCommand, None, None]:
-    """Every service runs as the inventory says, and works; what is as wanted is not touched."""
+    """Every service is started as the inventory says; what is as wanted is not touched."""
     observed = _observe(stack)
     todo = difference(stack, observed)
     if todo.refused:
         yield refuse(*todo.refused)
         return
-    if not todo:
-        host.noop("every service runs as wanted")
+    if not (todo.pull or todo.up or todo.recreate or todo.extra):
+        host.noop("every service is started as wanted")
         return
     if todo.pull:
         yield act("stack_actions", "pull", images=list(todo.pull))
@@ -51,10 +51,10 @@ def converge(stack: Stack) -> Generator[StringCommand, None, None]:
     if observed.get("hash_error"):
         yield refuse(f"Compose refuses the file: {observed['hash_error']}", "report this")
         return
-    yield from _up_and_wait(stack, todo)
+    yield from _start(stack, todo)
 
 
-def _up_and_wait(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
+def _start(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
     if todo.refused:
         yield refuse(*todo.refused)
         return
@@ -64,8 +64,19 @@ def _up_and_wait(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
     if todo.up or todo.recreate:
         recreate = sorted(todo.recreate)
         yield act("stack_actions", "up", project=stack.project, recreate=recreate)
-    deadlines = {service.name: service.start_timeout for service in stack.services}
-    yield act("stack_actions", "wait", project=stack.project, services=deadlines)
+
+
+@operation()
+def ready(stack: Stack) -> Generator[StringCommand, None, None]:
+    """Every service works; one that was just started is waited for."""
+    todo = difference(stack, _observe(stack))
+    if todo.refused:
+        yield refuse(*todo.refused)
+    elif todo:
+        deadlines = {service.name: service.start_timeout for service in stack.services}
+        yield act("stack_actions", "wait", project=stack.project, services=deadlines)
+    else:
+        host.noop("every service works")
 
 
 @operation()

@@ -6,6 +6,7 @@ from deploys.stack.spec import DIRECTORY, Stack
 from homeport.refuse import refuse
 
 UNIT = "homeport-stack.service"
+NOT_RUNNING = 3  # the exit status of `status` when the node was asked, and the answer is no
 COMPOSE = (
     'compose() { if docker compose version >/dev/null 2>&1; then docker compose "$@"; '
     'else docker-compose "$@"; fi; }'
@@ -21,9 +22,8 @@ def verb(stack: Stack | None, name: str, *words: str) -> str:
         lines, *services = (shlex.quote(word) for word in words)
         return f"{COMPOSE}\n{project} logs --no-color --tail {lines} {' '.join(services)}\n"
     texts = {
-        "status": f"systemctl is-active {UNIT}\n{COMPOSE}\n{project} ps\n"
-        # Not running is an answer, and not a success.
-        f"systemctl --quiet is-active {UNIT}\n",
+        "status": f"systemctl is-active {UNIT}\n{COMPOSE}\n{project} ps || exit 1\n"
+        f"systemctl --quiet is-active {UNIT} || exit {NOT_RUNNING}\n",
         "start": f"systemctl start {UNIT}\n",
         "stop": f"systemctl stop {UNIT}\n",
     }

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from homeport import report
+from homeport.inventory import unbound
+from homeport.lab import LabError
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
 
@@ -150,7 +152,8 @@ def places(on: Stage) -> dict[str, str]:
     for name, machine in on.machines.items():
         # Arguments, which every user of the machine sees. What an entrypoint exports to the one
         # program that knows only its environment is root's alone, and not looked at.
-        texts[f"{name}: ps"] = machine.succeed("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+        arguments = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"
+        texts[f"{name}: ps"] = machine.succeed(arguments)
         texts[f"{name}: docker inspect"] = machine.succeed(
             "docker ps -aq | xargs -r docker inspect; docker image ls -q | xargs -r docker inspect"
         )
@@ -179,12 +182,12 @@ def neighbour_sees(on: Stage) -> dict[str, list[int]]:
         )
         inside = machine.succeed(
             "docker ps -q | xargs -r docker inspect "
-            "-f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}'"
+            "-f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}} {{end}}'"
         )
         for subnet in networks.split():
             if ":" not in subnet:
                 on.neighbour.route(subnet, machine.address)
-        addresses += inside.split()
+        addresses += dict.fromkeys(inside.split())
     seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *addresses))
     return seen
 
@@ -219,18 +222,32 @@ def _lock(on: Stage) -> str:
     return "images by digest, models by commit and sha256"
 
 
+def declared_ports(on: Stage) -> dict[str, set[int]]:
+    """By address, the TCP ports that the inventory shows the network, ssh included."""
+    nodes: dict[str, Any] = {**unbound(on.inventory)}
+    ports = {name: node.open_ports for name, node in nodes.items()}
+    return {machine.address: {22, *ports[name]} for name, machine in on.machines.items()}
+
+
 def _network(on: Stage) -> str:
-    seen = neighbour_sees(on)
-    own = {machine.address for machine in on.machines.values()}
-    reached = {a: ports for a, ports in seen.items() if ports and a not in own}
-    if reached:
+    seen, declared = neighbour_sees(on), declared_ports(on)
+    inside = {address: ports for address, ports in seen.items() if address not in declared}
+    if not inside:
+        raise StepFailed("there was no container to look for: this would prove nothing")
+    for address, wanted in declared.items():
+        if set(seen[address]) != wanted:
+            raise StepFailed(f"{address} answers on {seen[address]}, declared are {sorted(wanted)}")
+    if reached := {address: ports for address, ports in inside.items() if ports}:
         raise StepFailed(f"a neighbour reaches containers: {reached}")
-    ports = sorted({port for address in own for port in seen[address]})
-    return f"from a neighbour only ports {ports} answer; {len(seen) - len(own)} containers do not"
+    ports = sorted(set().union(*declared.values()))
+    return f"from a neighbour only ports {ports} answer; {len(inside)} addresses inside do not"
 
 
 def _leaks(on: Stage) -> str:
     known, texts = secrets(on), places(on)
+    if not known or not all(texts.values()):
+        empty = [place for place, text in texts.items() if not text]
+        raise StepFailed(f"{len(known)} secrets, and nothing in {empty}: this would prove nothing")
     if found := find_leaks(known, texts):
         raise StepFailed("; ".join(found))
     return f"{len(known)} secrets in none of {len(texts)} places"
@@ -291,7 +308,7 @@ def _steps(on: Stage, result: Rehearsal) -> None:
         try:
             said = run()
             step.changed, step.said = said if isinstance(said, tuple) else (None, said)
-        except StepFailed as error:
+        except (StepFailed, LabError) as error:
             step.ok, step.said = False, str(error)
         step.seconds = time.monotonic() - began
         result.steps.append(step)

@@ -117,6 +117,21 @@ IDLE = {"enabled": "enabled", "active": "inactive"}
             "systemctl enable --now chrony.service",
         ),
         ({}, "systemctl enable --now systemd-timesyncd.service"),
+        (
+            {"units": {"systemd-timesyncd.service": {"enabled": "masked", "active": "inactive"}}},
+            "systemctl unmask systemd-timesyncd.service; "
+            "systemctl unmask --runtime systemd-timesyncd.service; "
+            "systemctl enable --now systemd-timesyncd.service",
+        ),
+        (
+            {
+                "units": {
+                    "chrony.service": {"enabled": "masked", "active": "inactive"},
+                    "systemd-timesyncd.service": RUNNING,
+                }
+            },
+            None,
+        ),
     ],
 )
 def test_clock(observed: dict[str, Any], command: str | None) -> None:

@@ -210,6 +210,15 @@ GOOD = {"enabled": True, "active": True, "stale": False}
         (GOOD, ["bip"], ["systemctl restart docker.service"]),
         ({**GOOD, "enabled": False}, [], ["systemctl enable docker.service"]),
         ({**GOOD, "stale": True}, [], ["systemctl daemon-reload"]),
+        (
+            {**GOOD, "enabled": False, "masked": True},
+            [],
+            [
+                "systemctl unmask docker.service",
+                "systemctl unmask --runtime docker.service",
+                "systemctl enable docker.service",
+            ],
+        ),
     ],
 )
 def test_engine(unit: dict[str, bool], not_running: list[str], commands: list[str]) -> None:
@@ -336,11 +345,14 @@ def test_files_as_wanted_are_left() -> None:
     assert file_changes(wanted, {"files": found, "certificates": {}}) == ({}, [])
 
 
+PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+
 def test_registries_of_the_sources_are_trusted_and_forgotten() -> None:
-    sources = Sources(registries={"ghcr.io": "r.example:5000/hub"}, ca_certificates=("PEM\n",))
+    sources = Sources(registries={"ghcr.io": "r.example:5000/hub"}, ca_certificates=(PEM,))
     path = "/etc/docker/certs.d/r.example:5000/homeport.crt"
     write, remove = file_changes(wanted_files(sources), {})
-    assert write[path] == "PEM\n"
+    assert write[path] == PEM
     assert remove == []
     assert file_changes(wanted_files(Sources()), {"certificates": {path: "x"}})[1] == [path]
 

@@ -105,8 +105,9 @@ def test_where_a_registry_answers(registry_name: str, expected: str) -> None:
 
 
 def test_a_certificate_that_is_none_is_refused() -> None:
+    text = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"
     with pytest.raises(ResolveError, match="sources.ca_certificates: certificate 1 is not PEM"):
-        tls(Sources(ca_certificates=("nonsense",)))
+        tls(Sources(ca_certificates=(text,)))
 
 
 def test_a_repository(hub: SmallHub) -> None:

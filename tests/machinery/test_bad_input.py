@@ -29,23 +29,38 @@ CASES = {
     "absolute link": (
         '"google_gemma-4-26B-A4B-it-Q4_0.gguf"',
         '"/etc/passwd"',
-        "links",
+        "hf_models.model.links",
     ),
     "escaping link": (
         '"google_gemma-4-26B-A4B-it-Q4_0.gguf"',
         '"../../etc/passwd"',
-        "links",
+        "hf_models.model.links",
     ),
-    "escaping link name": ('"model.gguf": "goo', '"../model.gguf": "goo', "links"),
-    "port used twice": ("port=3000", "port=8080", "port"),
+    "escaping link name": ('"model.gguf": "goo', '"../model.gguf": "goo', "hf_models.model.links"),
+    "port used twice": ("port=3000", "port=8080", "open_webui.port"),
     "KV cache type": ('cache_type_k="q4_0"', 'cache_type_k="q3_0"', "llama_server.cache_type_k"),
     "context": ("ctx_size=131072", "ctx_size=0", "llama_server.ctx_size"),
-    "host name": ('"iona.local.arpeggio.one"', '"iona_local.arpeggio.one"', "name"),
+    "host name": ('"iona.local.arpeggio.one"', '"iona_local.arpeggio.one"', "caddy.sites.name"),
     "micro-batch": ("ubatch_size=256", "ubatch_size=2048", "llama_server.ubatch_size"),
     "GPU handle": ('gpu("left")', 'gpu("middle")', "gpus.middle"),
+    "Caddy's own port": ("port=3000", "port=2019", "open_webui.port"),
+    "ssh's port": ("port=3000", "port=22", "open_webui.port"),
+    "no Docker": ("docker=Docker(),", "", "docker"),
+    "directory": ('"/srv/homeport/models"', '"/srv/a:b"', "hf_models.directory"),
+    "hotspot inside the pool": ('"10.42.0.1/24"', '"10.213.9.1/24"', "hotspot.address"),
+    "node's name": ('name="iona"', 'name="Iona!"', "node.name"),
+    "repository": ('repo="bartowski/', 'repo="bartowski//', "hub_repo.repo"),
     "wrong type": ("port=3000", 'port="3000"', "open_webui.port"),
-    "site without a backend": ('to="open_webui"', 'to="open_webgui"', "to"),
-    "model link that nothing provides": ('model="model.gguf"', 'model="modl.gguf"', "model"),
+    "site without a backend": (
+        'to="open_webui"',
+        'to="open_webgui"',
+        "caddy.sites[iona.local.arpeggio.one].to",
+    ),
+    "model link that nothing provides": (
+        'model="model.gguf"',
+        'model="modl.gguf"',
+        "llama_server.model",
+    ),
 }
 
 
@@ -69,7 +84,7 @@ def test_one_line_names_the_field(tmp_path: Path, name: str) -> None:
     with pytest.raises(SpecError) as caught:
         load(write(tmp_path, old, new))
     line = str(caught.value)
-    assert field in line.split(" ")[1], line
+    assert line.split(" ")[1] == f"{field}:", line
     assert line.startswith("iona: ")
     assert "\n" not in line
 

@@ -98,11 +98,13 @@ def test_a_host_is_reached_by_its_key_alone(
     assert data["_sudo"] is True
 
 
+PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
 TARGETS = """
 [hosts.iona]
 address = "192.0.2.1"
 host_key = "ssh-ed25519 A"
-gpus = { left = "GPU-1" }
+gpus = { left = "GPU-00000000-0000-0000-0000-000000000001" }
 [sources]
 registries = { "ghcr.io" = "mirror:5000" }
 ca_certificates = ["ca.crt"]
@@ -110,11 +112,14 @@ ca_certificates = ["ca.crt"]
 
 
 def test_targets_are_read(tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_text("PEM")
+    (tmp_path / "ca.crt").write_text(PEM)
     (tmp_path / "t.toml").write_text(TARGETS)
     iona = read_targets(tmp_path / "t.toml")["iona"]
-    assert iona.gpu("left") == "GPU-1"
-    assert iona.sources.ca_certificates == ("PEM",)
+    assert iona.gpu("left") == UUID
+    assert iona.sources.ca_certificates == (PEM,)
+
+
+HOST = "[hosts.iona]\naddress = 'a'\nhost_key = 'ssh-ed25519 A'\n"
 
 
 @pytest.mark.parametrize(
@@ -122,9 +127,26 @@ def test_targets_are_read(tmp_path: Path) -> None:
     [
         ("[hosts.iona]\naddress = ''\nhost_key = ''\n", "not filled in: iona has no address"),
         ("[hosts.iona]\naddress = 'a'\nhost_key = ''\n", "not filled in: iona has no host_key"),
-        ("[hosts.iona]\naddress = 'a'\nhost_key = 'k'\nprt = 1\n", "target.prt: 1 is given for an"),
+        (
+            f"{HOST}prt = 1\n",
+            "target.prt: 1 is given for an",
+        ),
         ("[sources]\nhubb = 'x'\n", "sources.hubb: 'x' is given for an unknown field"),
         ("[sources]\nca_certificates = ['no.crt']\n", "sources.ca_certificates: "),
+        ("[hosts]\niona = 1\n", "hosts.iona: 1 must be a table"),
+        ("hosts = 1\n", "hosts: 1 must be a table"),
+        ("[sources]\nca_certificates = 1\n", "sources.ca_certificates: 1 must be a list"),
+        ("[sources]\nca_certificates = ['t.toml']\n", "must be files that hold certificates"),
+        ("[sources]\nhub = 'x'\n", "sources.hub: 'x' must be an address"),
+        ("[sources]\npypi = 'x'\n", "sources.pypi: 'x' must be an address"),
+        ("[sources]\nregistries = {'ghcr.io' = 'https://r'}\n", "without a scheme: 'https://r'"),
+        (f"{HOST}port = 70000\n", "target.port: 70000 must be a TCP port"),
+        (f"{HOST}gpus = {{ left = '0' }}\n", "must hold UUIDs as `nvidia-smi -L` prints them"),
+        (f"{HOST}radios = {{ h = 'wlan0' }}\n", "must hold MAC addresses"),
+        (
+            "[hosts.iona]\naddress = 'a'\nhost_key = 'nonsense'\n",
+            "target.host_key: 'nonsense' must",
+        ),
         ("[host]\n", "host: is not a known table; known: hosts, sources"),
         ("[hosts", "is not TOML"),
     ],

@@ -30,7 +30,12 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_every_capability_has_its_parts() -> None:
     for stem in capabilities():
-        assert (ROOT / "tests" / stem).is_dir(), f"tests/{stem} is missing: no cases, no checks"
+        cases = list((ROOT / "tests" / stem).glob("test_*.py"))
+        checks = [path for path in cases if path.name.startswith("test_node")]
+        assert checks, f"tests/{stem}/test_node.py is missing: nothing checks a live node"
+        assert len(cases) > len(checks), f"tests/{stem}/test_{stem}.py is missing: no cases"
+        observing = ROOT / "homeport_node" / f"{stem}.py"
+        assert observing.is_file(), f"homeport_node/{stem}.py is missing: nothing reads the node"
         assert f"{stem}.apply(" in (ROOT / "deploys" / "full.py").read_text()
 
 

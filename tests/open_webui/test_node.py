@@ -31,7 +31,8 @@ def test_a_stranger_sees_nothing(node: Node, client: Any) -> None:
 def test_the_first_administrator_finds_the_model(node: Node, client: Any, host: Any) -> None:
     password = host.check_output(f"cat {user.PASSWORD_FILE}")
     token = user.sign_in(client, node, password)
-    assert node.llama_server is not None
+    if node.llama_server is None:
+        pytest.skip("this node has no engine of its own")
     assert node.llama_server.alias in user.models(client, node, token)
 
 

@@ -154,7 +154,7 @@ def test_what_a_machine_says_of_itself_stays_a_comment(tmp_path: Path) -> None:
     """A name with a line break, quotes and a table in it, wherever one is shown."""
     evil = 'x"\n[hosts.evil]\naddress = "192.0.2.66"\x7f\x00'
     gpu = {**MACHINE["gpus"][0], "name": evil}
-    radio = {**MACHINE["radios"][0], "driver": evil, "mac": evil}
+    radio = {**MACHINE["radios"][0], "driver": evil}
     disk = {"name": evil, "model": evil, "bytes": 1}
     mount = {"mount": evil, "type": evil, "bytes": 1, "free_bytes": 1}
     observed = {

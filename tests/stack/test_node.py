@@ -10,6 +10,12 @@ from deploys.node import Node
 pytestmark = pytest.mark.node
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _wanted(node: Node) -> None:
+    if node.stack is None:
+        pytest.skip("this node has no services")
+
+
 @pytest.fixture(scope="module")
 def containers(node: Node, host: Any) -> dict[str, Any]:
     """The project's containers by service, from one `docker inspect`."""

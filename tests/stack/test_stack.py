@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -265,25 +266,43 @@ def test_unit_steps(changes: dict[str, Any], steps: list[str]) -> None:
     assert unit_steps({**GOOD_UNIT, **changes}) == steps
 
 
+MISSING = {"images": {ENGINE.image.reference: "", UI.image.reference: "id-ui"}}
+STARTING = {"services": {"engine": running("engine", health="starting"), "ui": running("ui")}}
+STOPPED = {"services": {"engine": running("engine", status="exited"), "ui": running("ui")}}
+NO_DOCKER = {"docker": ""}
+
+
 @pytest.mark.parametrize(
-    ("found", "fetched"),
+    ("operation", "found", "commands"),
     [
-        ({}, False),
-        ({"images": {ENGINE.image.reference: "", UI.image.reference: "id-ui"}}, True),
-        ({"images": {ENGINE.image.reference: ""}, "docker": ""}, False),
+        (operations.fetch, {}, []),
+        (operations.fetch, MISSING, ["fetch"]),
+        (operations.fetch, MISSING | NO_DOCKER, []),
+        (operations.converge, {}, []),
+        (operations.converge, MISSING, ["pull", "up"]),
+        (operations.converge, STOPPED, ["up"]),
+        (operations.converge, {"extra": [GHOST]}, ["remove_containers"]),
+        # What only has to be waited for is not started again.
+        (operations.converge, STARTING, []),
+        (operations.converge, NO_DOCKER, ["exit 1"]),
+        (operations.ready, {}, []),
+        (operations.ready, STARTING, ["wait"]),
+        # It was started a moment ago: `wait` tells whether it crashes, and shows its log.
+        (operations.ready, STOPPED, ["wait"]),
+        (operations.ready, NO_DOCKER, ["exit 1"]),
     ],
 )
-def test_missing_images_are_fetched_ahead(
-    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], fetched: bool
+def test_operations(
+    monkeypatch: pytest.MonkeyPatch, operation: Any, found: dict[str, Any], commands: list[str]
 ) -> None:
     noops: list[str] = []
     fake = SimpleNamespace(get_fact=lambda fact, **_: observed(**found), noop=noops.append)
     monkeypatch.setattr(operations, "host", fake)
-    (*commands,) = map(str, operations.fetch._inner(stack=STACK))
-    assert len(commands) == fetched
-    assert bool(noops) is not fetched
-    for command in commands:
-        assert f'"images": ["{ENGINE.image.reference}"]' in command
+    yielded = [str(command) for command in operation._inner(stack=STACK)]
+    assert len(yielded) == len(commands)
+    for command, word in zip(yielded, commands, strict=True):
+        assert word in command if " " in word else f"_module.{word}(**_arguments)" in command
+    assert bool(noops) is not bool(commands)
 
 
 def test_fetching_ahead_cannot_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,3 +344,19 @@ def test_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_progress_is_not_repeated() -> None:
     said = " Container iona-x-1  Created\n Network iona_default  Creating\nthe cause"
     assert stack_actions.words(said) == "the cause"
+
+
+def test_a_model_behind_the_same_link_counts_as_changed(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("model")
+    link.symlink_to("file")
+    os.utime(file, (100, 100))
+    os.utime(link, (100, 100), follow_symlinks=False)
+    assert not aboard.changed_since(str(link), 200)
+    os.utime(file, (300, 300))
+    assert aboard.changed_since(str(link), 200)
+    os.utime(file, (100, 100))
+    os.utime(link, (300, 300), follow_symlinks=False)
+    assert aboard.changed_since(str(link), 200)
+    file.unlink()
+    assert aboard.changed_since(str(link), 400)
