@@ -145,6 +145,21 @@ def _closing(host: Any) -> list[str]:
 @main.command()
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@JSON
+def drift(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
+    """Say where the nodes of INVENTORY are not what it says, and what would change that."""
+    from homeport import drift as drifting
+
+    result = drifting.drift(inventory, ROOT / "deploys" / "full.py", limit=limit)
+    drifting.print_result(result, command_line("converge", inventory))
+    if to:
+        report.write_json(drifting.result_json(str(inventory), result), to)
+    raise SystemExit(result.status)
+
+
+@main.command()
+@INVENTORY
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
 @click.option("-k", "expression", default="", help="Only the checks that match, as in pytest.")
 @JSON
 def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | None) -> None:

@@ -51,6 +51,14 @@ def program(stem: str, arguments: dict[str, Any]) -> str:
     return _loader(stem, arguments) + _OBSERVE
 
 
+class Act(StringCommand):
+    """A command that runs one of our programs; `words` says which, without the program's text."""
+
+    def __init__(self, text: str, words: str) -> None:
+        super().__init__(text)
+        self.words = words
+
+
 def act(stem: str, function: str, **arguments: Any) -> StringCommand:
     """A command for an operation to yield: it runs `homeport_node.<stem>.<function>` on the node.
 
@@ -58,7 +66,8 @@ def act(stem: str, function: str, **arguments: Any) -> StringCommand:
     stderr and the command fails. Arguments travel as JSON and must not hold secrets.
     """
     text = _loader(stem, arguments) + _ACT.format(function=function)
-    return StringCommand(_SHELL.format(text=text))
+    shown = ", ".join(f"{name}={json.dumps(value)}" for name, value in arguments.items())
+    return Act(_SHELL.format(text=text), f"{stem}.{function}({shown})")
 
 
 def python_program(shell: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import socket
 import subprocess
 import time
@@ -113,6 +114,14 @@ def test_other_shell_text_is_no_python_program(text: str) -> None:
     else:
         program = python_program(text)
         assert program is None or "rm -rf" not in program
+
+
+def test_only_a_node_fact_whole_and_alone_is_run_as_python() -> None:
+    text = Base().command(zone="it's", units=[], wanted=[]).get_raw_value()
+    command = f"sh -c {shlex.quote(text)}"
+    assert prefetch.fact(command) == {"python": python_program(text)}
+    for other in (f"{command} x", f"sudo {command}", f"sh -c {shlex.quote(text)}'a'", "sh -c id"):
+        assert prefetch.fact(other) == {"shell": other}
 
 
 def test_one_sudo_serves_all_when_all_want_the_same() -> None:
