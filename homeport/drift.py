@@ -10,6 +10,7 @@ A host that cannot be reached or read is said to be unknown, and does not hide t
 import ast
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,8 +148,13 @@ def _each(state: State, hosts: list[Host], work: Callable[[Host], None]) -> dict
         except Exception as error:  # noqa: BLE001  # one host must not hide the others
             raised[host] = error
 
-    for greenlet in [state.pool.spawn(one, host) for host in hosts]:
-        greenlet.join()
+    try:
+        for greenlet in [state.pool.spawn(one, host) for host in hosts]:
+            greenlet.join()
+    except BaseException:
+        # Ctrl-C. Those that wait on a node hold the pool, which disconnecting needs.
+        state.pool.kill(timeout=1)
+        raise
     return raised
 
 
@@ -192,6 +198,14 @@ def _prepare(state: State, deploy: Path, found: dict[Host, HostDrift]) -> dict[H
     return _each(state, list(state.active_hosts), work)
 
 
+def _words(error: Exception) -> tuple[str, ...]:
+    """What was raised, and the line of a deploy in which it was."""
+    cause: Exception = getattr(error, "exception", error)  # pyinfra wraps what a deploy raises
+    frames = traceback.extract_tb(cause.__traceback__)[-1:]
+    lines = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+    return (*"".join(traceback.format_exception_only(cause)).splitlines(), *lines)
+
+
 def drift(path: Path, deploy: Path, *, limit: tuple[str, ...] = ()) -> DriftResult:
     """Compare the hosts of the inventory at `path`, or those in `limit`, with `deploy`.
 
@@ -214,9 +228,7 @@ def drift(path: Path, deploy: Path, *, limit: tuple[str, ...] = ()) -> DriftResu
     for host, result in found.items():
         result.operations = len(host.op_hash_order)
         if host in raised and host not in state.failed_hosts:
-            error = raised[host]
-            said = f"{type(error).__name__}: {error}"
-            result.failure = Failure(operation="reading the node", words=(said,))
+            result.failure = Failure(operation="reading the node", words=_words(raised[host]))
         elif host in state.failed_hosts:
             result.failure = failure(state, host, words.lines)
     return DriftResult(hosts=list(found.values()), seconds=round(time.monotonic() - began, 2))
