@@ -305,6 +305,20 @@ def bench_converge(rounds: int, to: str | None) -> None:
         report.write_json(result, to)
 
 
+@bench.command("drift")
+@click.option("--rtt", "rtts", multiple=True, type=int, default=(0, 20), help="Round trip in ms.")
+@click.option("--runs", default=5, show_default=True, help="How often each tool checks the node.")
+@JSON
+def bench_drift(rtts: tuple[int, ...], runs: int, to: str | None) -> None:
+    """Time a drift check of an unchanged Iona against pyinfra's own, on the same lab node."""
+    from homeport.lab.bench_drift import bench_drift as measure
+
+    _install_lab_packages()
+    result = measure(Path("inventory/iona.py"), rtts, runs)
+    if to:
+        report.write_json(result, to)
+
+
 @main.command()
 @click.argument("tiers", nargs=-1)
 def test(tiers: tuple[str, ...]) -> None:
