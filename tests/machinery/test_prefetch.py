@@ -120,7 +120,14 @@ def test_only_a_node_fact_whole_and_alone_is_run_as_python() -> None:
     text = Base().command(zone="it's", units=[], wanted=[]).get_raw_value()
     command = f"sh -c {shlex.quote(text)}"
     assert prefetch.fact(command) == {"python": python_program(text)}
-    for other in (f"{command} x", f"sudo {command}", f"sh -c {shlex.quote(text)}'a'", "sh -c id"):
+    hidden = command.replace("import json", "'; touch /tmp/x; 'import json", 1)
+    for other in (
+        hidden,
+        f"{command} x",
+        f"sudo {command}",
+        f"sh -c {shlex.quote(text)}'a'",
+        "sh -c id",
+    ):
         assert prefetch.fact(other) == {"shell": other}
 
 
