@@ -148,12 +148,13 @@ def _closing(host: Any) -> list[str]:
 @JSON
 def drift(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
     """Say where the nodes of INVENTORY are not what it says, and what would change that."""
-    from homeport import drift as drifting
+    from homeport.drift import drift as check
+    from homeport.drift_report import print_result, result_json
 
-    result = drifting.drift(inventory, ROOT / "deploys" / "full.py", limit=limit)
-    drifting.print_result(result, command_line("converge", inventory))
+    result = check(inventory, ROOT / "deploys" / "full.py", limit=limit)
+    print_result(result, command_line("converge", inventory))
     if to:
-        report.write_json(drifting.result_json(str(inventory), result), to)
+        report.write_json(result_json(str(inventory), result), to)
     raise SystemExit(result.status)
 
 

@@ -23,10 +23,9 @@ from homeport.drift import (
     command_texts,
     masked,
     pending,
-    print_result,
-    result_json,
     stems,
 )
+from homeport.drift_report import print_result, result_json
 from homeport.observe import act
 from homeport.report import console
 from homeport.result import Failure
