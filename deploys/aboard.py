@@ -128,9 +128,11 @@ def installation(
         yield FileUploadCommand(io.BytesIO(conf.encode()), f"{path}/pip.conf")
     yield FileUploadCommand(io.BytesIO(wheel.data), staged)
     yield FileUploadCommand(io.BytesIO(lines.encode()), f"{path}/requirements.txt")
+    # Not compiled: most of it is never imported, and what is, Python compiles then.
     yield StringCommand(
         f"umask 022; {path}/bin/python -m pip install --quiet --no-input "
-        "--disable-pip-version-check --no-cache-dir --only-binary :all: --retries 2 --timeout 20 "
+        "--disable-pip-version-check --no-cache-dir --no-compile --only-binary :all: --retries 2 "
+        "--timeout 20 "
         f"--require-hashes --requirement {path}/requirements.txt || {{ {FAILED} >&2; exit 1; }}"
     )
     yield StringCommand(f"umask 022; {path}/bin/homeport-node aboard seal")

@@ -18,7 +18,7 @@ Sources: update-ca-certificates(8), timedatectl(1), systemd-timesyncd.service(8)
 
 import re
 import zoneinfo
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -136,9 +136,9 @@ def timezone_command(zone: str, observed: dict[str, Any]) -> str | None:
     return " && ".join(steps) or None
 
 
-def clock_package(installed: dict[str, str]) -> str:
-    """Who keeps the clock: a package of CLOCKS."""
-    return next((package for package in CLOCKS if package in installed), DEFAULT_CLOCK)
+def clock_package(there: Collection[str]) -> str:
+    """Who keeps the clock: a package of CLOCKS, among those that are there or wanted."""
+    return next((package for package in CLOCKS if package in there), DEFAULT_CLOCK)
 
 
 def clock_command(observed: dict[str, Any]) -> str | None:
@@ -171,7 +171,7 @@ def base_packages(spec: Base) -> Generator[StringCommand, None, None]:
     """Install the packages, and one that keeps the clock if there is none."""
     wanted = {*PACKAGES, *spec.packages}
     state = host.get_fact(apt.AptState, packages=sorted(wanted | CLOCKS.keys()))
-    wanted.add(clock_package(state.get("installed", {})))
+    wanted.add(clock_package({*state.get("installed", ()), *wanted}))
     command = apt.install_command(wanted, state)
     if command is None:
         host.noop("packages are installed")

@@ -27,14 +27,16 @@ target: Target = host.data.target
 base.apply(spec=node.base, target=target)
 host_names.apply(spec=node.host_names)
 docker.apply(spec=node.docker, target=target)
+llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
 aboard.apply(spec=node.aboard, target=target)
 secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
-llama_server.apply(spec=node.llama_server)
 caddy.apply(spec=node.caddy, backends=node.backends)
-stack.apply(spec=node.stack)
-open_webui.apply(spec=node.open_webui, around=node.around_open_webui)
 hotspot.apply(spec=node.hotspot, names=node.names)
+# After everything that installs a package or a unit: systemd then reads its units anew, which can
+# take the GPUs from containers that run (NVIDIA/nvidia-container-toolkit#48).
+stack.apply(spec=node.stack, lacks=tuple(target.lacks))
+open_webui.apply(spec=node.open_webui, around=node.around_open_webui)
 hf_models.prune(spec=node.hf_models)
 docker.take_back(spec=node.docker)

@@ -8,28 +8,31 @@ The port in the container is always given: llama-server's own default is moving 
 `--fit on` adjusts only what is not set, so the context of the inventory is kept; an explicit
 number of GPU layers would end the fit. A quantised V cache needs flash attention.
 
-The program reads the model's link when it starts. When the link has been switched since (its own
-time is later than the container's start), or the lock names another commit (a label), the stack
-makes the container anew. Looking at the files that the process has open would not do: llama.cpp
-unmaps a model that lies on the GPUs whole.
+With a driver older than the image's CUDA, nvidia-smi works, and llama-server serves from the CPU
+without failing. So before its container is made, the image itself is asked for its CUDA devices.
+
+The program reads the model's link when it starts. When the link leads to another file since, or the
+lock names another commit (a label), the stack makes the container anew. Looking at the files that
+the process has open would not do: llama.cpp unmaps a model that lies on the GPUs whole.
 
 How it fails: with the log's last lines, when it is not healthy within `start_timeout`. /health is
 503 while the model loads.
 How to undo it: take it out of the inventory; the stack removes its container.
 
-Sources: llama.cpp, tools/server/README.md; `llama-server --help` of build 0.7.0.
+Sources: llama.cpp, tools/server/README.md; `llama-server --help` of build 0.7.0; the silent fall
+back to the CPU: github.com/ggml-org/llama.cpp/issues/24418.
 """
 
 import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 
 from deploys.secrets import Secret
-from deploys.stack import Bind, HealthCheck, Port, Service
+from deploys.stack import Bind, HealthCheck, Port, Service, Trial
 from homeport.capability import Capability
 from homeport.observe import NodeFact
 from homeport.pins import Gpu, Image
@@ -62,6 +65,7 @@ class LlamaServer(Spec):
     """
 
     STEM = "llama_server"
+    CHECKS_NEED: ClassVar[dict[str, str]] = {"cuda": "that the engine computes on its GPUs"}
 
     image: Image
     gpus: tuple[Gpu, ...]
@@ -160,22 +164,41 @@ def command(spec: LlamaServer) -> tuple[str, ...]:
     return (*pairs, *(["--metrics"] if spec.metrics else []), *spec.extra_arguments)
 
 
+def trial(spec: LlamaServer) -> Trial | None:
+    """That CUDA in the image finds the GPUs; None without GPUs."""
+    if not spec.gpus:
+        return None
+    return Trial(
+        command=("/app/llama-server", "--list-devices"),
+        pattern=r"^\s*CUDA\d+:",
+        count=len(spec.gpus),
+        need="cuda",
+        cause="llama_server would compute on the CPU: CUDA in its image does not find its GPUs",
+        remedy="install a newer NVIDIA driver, or give llama_server.image a tag for an older CUDA "
+        "(server-cuda beside server-cuda13)",
+    )
+
+
 def service(spec: LlamaServer, models_directory: str, commit: str = "") -> Service:
     """The container; `commit` is the locked commit behind the model's link, "" without a lock."""
     pointers = [name for name in (spec.model, spec.mmproj) if name]
     health = ("curl", "--fail", "--silent", f"http://127.0.0.1:{CONTAINER_PORT}/health")
+    # CUDA counts them in this order, which is that of fit_target; else in one of its own.
+    order = ",".join(gpu.uuid for gpu in spec.gpus)
     return Service(
         name=SERVICE,
         capability="llama_server",
         image=spec.image,
         command=command(spec),
+        environment={"CUDA_VISIBLE_DEVICES": order} if spec.gpus else {},
         labels={"homeport.model.commit": commit} if commit else {},
         ports=(Port(host=spec.port, container=CONTAINER_PORT),),
         binds=(Bind(source=models_directory, path="/models"),),
         secrets=(API_KEY,),
         gpus=spec.gpus,
         reads=tuple(f"{models_directory}/{name}" for name in pointers),
-        health=HealthCheck(test=health, interval=5, retries=6, start_period=600),
+        health=HealthCheck(test=health, interval=5, retries=6, start_period=spec.start_timeout),
+        trial=trial(spec),
         start_timeout=spec.start_timeout,
     )
 

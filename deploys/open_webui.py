@@ -52,6 +52,11 @@ CONTAINER_PORT = 8080
 class OpenWebui(Spec):
     """Open WebUI. `volume` is the Docker volume of its data; `start_timeout` is in seconds.
 
+    A volume of that name that Homeport did not make is refused, unless `adopt`. To adopt one, first
+    place the key that its Open WebUI signed with (WEBUI_SECRET_KEY, or `.webui_secret_key` in its
+    container) as the secret open_webui.secret_key: another key ends all sessions and makes stored
+    tokens unreadable. Then see that no other container uses it.
+
     From 0.9.0 on its schema migrations run one way and may take half an hour.
     """
 
@@ -60,6 +65,7 @@ class OpenWebui(Spec):
     image: Image
     port: int = 3000
     volume: str = "open-webui"
+    adopt: bool = False
     admin_email: str = "admin@homeport.local"
     admin_name: str = "Admin"
     start_timeout: int = 1800
@@ -135,7 +141,7 @@ def service(spec: OpenWebui, around: Around) -> Service:
         command=("bash", "start.sh"),
         environment=environment(spec, around),
         ports=(Port(host=spec.port, container=CONTAINER_PORT),),
-        volumes=(Volume(name=spec.volume, path="/app/backend/data"),),
+        volumes=(Volume(name=spec.volume, path="/app/backend/data", adopt=spec.adopt),),
         files=(script,),
         secrets=tuple(name for name in (SECRET_KEY, ADMIN_PASSWORD, around.key) if name),
         # As long as a migration may take: an unhealthy container is recreated, and one that

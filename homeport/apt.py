@@ -3,9 +3,11 @@
 pyinfra's own `apt.packages` refreshes the lists by the clock alone, does not wait for a lock that
 another process holds, and leaves a half-configured package as it is. This one asks the archive
 only when a package is missing, waits a bounded time, and finishes what an interrupted run of dpkg
-left. It works where python3 is not there yet.
+left. It never removes a package to make room for another: the run stops and names the two.
+It works where python3 is not there yet.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Generator, Iterable
@@ -15,11 +17,14 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from homeport.observe import NodeFact
+from homeport.spec import fail
 
 # Debian Policy 5.6.1: names are lower-case letters, digits, "+", "-" and ".", at least two.
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 LISTS_MAX_AGE = 86400  # seconds
 LOCK_WAIT = 120  # seconds
+# Where a person sets another, for one run: a large upgrade may hold apt for longer.
+LOCK_WAIT_VARIABLE = "HOMEPORT_APT_WAIT"
 
 # DPkg::Lock::Timeout covers dpkg's locks alone: apt 2.6 and 3.0 give up at once when the lock of
 # the package lists is held, so that one is waited for here. apt names the process that holds it.
@@ -29,7 +34,8 @@ words=$(mktemp) || exit 1
 trap 'rm -f "$words"' EXIT
 deadline=$(( $(date +%s) + {wait} ))
 get() {{
-  apt-get -q -y -o DPkg::Lock::Timeout={wait} -o Dpkg::Options::=--force-confdef \\
+  apt-get -q -y -o APT::Get::Remove=false -o DPkg::Lock::Timeout={wait} \\
+    -o Dpkg::Options::=--force-confdef \\
     -o Dpkg::Options::=--force-confold -o APT::Install-Recommends=false "$@" </dev/null 2>"$words"
 }}
 refresh() {{
@@ -45,6 +51,11 @@ stop() {{
   if grep -qE 'Could not get lock|Unable to acquire|locked by another process' "$words"; then
     echo 'Another process was using apt for more than {wait} s, and nothing was changed:' \\
       'let it end (ps -fp PID), then converge again' >&2
+  fi
+  if grep -q 'remove is disabled' "$words"; then
+    doomed=$(LC_ALL=C get -s -o APT::Get::Remove=true install {packages} | sed -n 's/^Remv //p')
+    echo 'To install' {packages} "apt would have to remove: $doomed:" \\
+      'remove that yourself if nothing needs it, then converge again' >&2
   fi
   exit 1
 }}
@@ -75,13 +86,18 @@ def is_package_name(name: str) -> bool:
     return PACKAGE_NAME.fullmatch(name) is not None
 
 
-def install_command(
-    wanted: Iterable[str], observed: dict[str, Any], lock_wait: int = LOCK_WAIT
-) -> str | None:
+def lock_wait() -> int:
+    """Seconds to wait for a lock. Raises `SpecError` when the environment says nonsense."""
+    given = os.environ.get(LOCK_WAIT_VARIABLE) or str(LOCK_WAIT)
+    if not given.isdecimal():
+        fail(LOCK_WAIT_VARIABLE, given, "must be a number of seconds to wait for apt's lock")
+    return int(given)
+
+
+def install_command(wanted: Iterable[str], observed: dict[str, Any]) -> str | None:
     """The shell text that installs what is missing of `wanted`; None when nothing is.
 
-    Recommended packages are not installed. `lock_wait` is in seconds. Configuration files that
-    somebody edited are kept.
+    Recommended packages are not installed. Configuration files that somebody edited are kept.
     """
     missing = sorted(set(wanted) - observed.get("installed", {}).keys())
     if not missing:
@@ -89,19 +105,17 @@ def install_command(
     age = observed.get("lists_age")
     stale = age is None or age > LISTS_MAX_AGE
     return _SCRIPT.format(
-        wait=lock_wait,
+        wait=lock_wait(),
         refresh="refresh || stop\n" if stale else "",
         packages=shlex.join(missing),
     )
 
 
 @operation()
-def packages(
-    wanted: Iterable[str], lock_wait: int = LOCK_WAIT
-) -> Generator[StringCommand, None, None]:
+def packages(wanted: Iterable[str]) -> Generator[StringCommand, None, None]:
     """Install what is missing of `wanted`, names of real (not virtual) Debian packages."""
     names = sorted(set(wanted))
-    command = install_command(names, host.get_fact(AptState, packages=names), lock_wait)
+    command = install_command(names, host.get_fact(AptState, packages=names))
     if command is None:
         host.noop(f"packages are installed: {' '.join(names)}")
         return

@@ -18,6 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 from homeport import report
 from homeport.capability import Capability
 from homeport.lab import LabError
+from homeport.spec import SpecError
 from homeport.targets import lock_path, read_targets, targets_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,13 +183,39 @@ def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | N
 @click.option("--key", default="", metavar="FILE", help="Private ssh key; else the agent's.")
 @click.option("--name", default="", help="The host's name; else the inventory's, else node.")
 @click.option("--inventory", type=_FromHere(), help="Take the handles it asks for.")
-def probe(host: str, user: str, port: int, key: str, name: str, inventory: Path | None) -> None:
+@click.option("--write", is_flag=True, help="Write it to the inventory's targets file instead.")
+def probe(
+    host: str, user: str, port: int, key: str, name: str, inventory: Path | None, write: bool
+) -> None:
     """Read the machine HOST and print its targets file."""
     from homeport.probe import probe as read_machine
 
     handles = _handles(inventory) if inventory else {}
     name = name or (inventory.stem if inventory else "node")
-    sys.stdout.write(read_machine(host, user=user, port=port, key=key, name=name, handles=handles))
+    if write and inventory is None:
+        raise click.UsageError("--write needs --inventory: it says which targets file")
+    text = read_machine(host, user=user, port=port, key=key, name=name, handles=handles)
+    if not write or inventory is None:
+        sys.stdout.write(text)
+        return
+    path = targets_path(inventory)
+    if path.exists() and _is_filled_in(path):
+        path.rename(path.with_name(f"{path.name}.old"))
+        report.console.print(f"{path}.old: what was there before")
+    path.write_text(text)
+    report.console.print(
+        f"{path}: written. Compare the host key and the handles in it. "
+        f"Next: {command_line('lock', inventory)}"
+    )
+
+
+def _is_filled_in(path: Path) -> bool:
+    """Whether the targets file at `path` holds anything that a person would miss."""
+    try:
+        read_targets(path)
+    except SpecError as error:
+        return "is not filled in" not in str(error)
+    return True
 
 
 def _handles(inventory: Path) -> dict[str, list[str]]:

@@ -2,35 +2,33 @@
 
 Hosts are addressed `@homeport/NAME`; everything else comes from the host's data, as with
 `@ssh/`. paramiko never sets TCP_NODELAY, which costs about 40 ms for every command.
-
-pyinfra asks facts one by one, each at two round trips. Here the facts that the last run of the
-same deploy asked (`homeport/record.py`) are asked together when the first of them is (one remote
-command, `homeport/prefetch.py`), and a fact whose command is the same to the byte is answered
-from memory. Everything else goes to the node as it always did: what is not in the record, what
-failed, hung, or printed too much. The record only says what to ask, so a wrong one costs time and
-nothing else.
-
-Answers are of one moment, and are used only as long as that moment counts: within one phase
-of the run, and when operations execute, until the first of them does anything, and for `FRESH`
-seconds at most. `HOMEPORT_PREFETCH=0`, or the host's data `homeport_prefetch=False`, turns it off.
+What is known of the node, and for how long, is `homeport/memory.py`.
 """
 
+import contextlib
+import hashlib
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import paramiko
 from pyinfra.api import StringCommand, facts
+from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.output import echo, format_text
 from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, make_unix_command
+from typing_extensions import Unpack
 
 from homeport import prefetch
+from homeport.memory import Memory
 from homeport.record import Record
+
+# Seconds between two signs of life, and how long one may go unanswered: then the node is gone.
+KEEPALIVE = 15
+PEER_TIMEOUT = 90
 
 # Called with the host's name and each line that a command of an operation prints on standard
 # output, as it is printed: this is how a download's progress reaches the person who waits.
@@ -40,10 +38,6 @@ on_line: Callable[[str, str], None] | None = None
 # way: to wait for ever.
 fact_timeout: int | None = None
 
-# Seconds for which answers are good while operations execute: other hosts may keep this one
-# waiting at a step for as long as they like.
-FRESH = 30.0
-
 # Arguments with which a command's text, or its run, may hold a secret or mean something else.
 _UNUSUAL = ("_env", "_get_pty", "_stdin", "_sudo_password", "_su_user", "_success_exit_codes")
 
@@ -52,7 +46,16 @@ def nodelay(sock: Any, **kwargs: Any) -> paramiko.Transport:
     """A paramiko transport over `sock` that sends small packets at once."""
     if hasattr(sock, "setsockopt"):  # a ProxyCommand's pipe is no socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own, minutes
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT * 1000)
     return paramiko.Transport(sock, **kwargs)
+
+
+def keep_alive(client: paramiko.SSHClient) -> None:
+    """Have a connection whose other end is gone fail, instead of waiting for it for ever."""
+    transport = client.get_transport()
+    if transport is not None:
+        transport.set_keepalive(KEEPALIVE)
 
 
 class _Lines:
@@ -75,62 +78,10 @@ def _asked_by_fact(depth: int) -> bool:
     return sys._getframe(depth + 1).f_code is facts._get_fact.__code__
 
 
-class Memory:
-    """What one node was asked and what it answered, over one run."""
-
-    def __init__(self, record: Record | None) -> None:
-        self.record = record
-        self.recorded = record.read() if record else []
-        self.asked: dict[str, None] = {}  # in the prepare phase, in order
-        self.known: dict[str, CommandOutput] = {}
-        self.stage: StateStage | None = None
-        self.fetched_at = 0.0
-        self.changed = False
-
-    def enter(self, stage: StateStage, ask: Callable[[list[str]], dict[str, Any]]) -> None:
-        """Have the answers of `stage`, asking for them when they are of another or there are none.
-
-        After the first change there are none, and none are asked for.
-        """
-        if self.changed or stage is self.stage:
-            return
-        self.stage = stage
-        self.known = {}
-        self.fetched_at = time.monotonic()
-        if self.recorded:
-            self.known = ask(self.recorded)
-
-    def recall(self, command: str) -> CommandOutput | None:
-        """The answer to `command`, if there is one that still counts."""
-        if self.stage is StateStage.Execute and time.monotonic() - self.fetched_at > FRESH:
-            self.known = {}
-        return self.known.get(command)
-
-    def change(self) -> None:
-        """The node is about to be changed: nothing that was known counts any more."""
-        self.changed = True
-        self.known = {}
-
-    def forget(self) -> None:
-        """The connection is over. What comes after may find another node, or a rebooted one."""
-        self.known = {}
-        self.stage = None
-
-    def keep(self, complete: bool) -> None:
-        """Write the record of this run; what it did not come to ask stays when it broke off."""
-        if self.record is None or not self.asked:
-            return
-        commands = list(self.asked if complete else dict.fromkeys([*self.recorded, *self.asked]))
-        if commands != self.recorded:
-            self.record.write(commands)
-        else:
-            self.record.touch()
-        self.recorded = commands
-
-
 class HomeportConnector(SSHConnector):
     """`@homeport/NAME`: a node of an inventory made by `homeport.inventory`."""
 
+    _uploads = ""
     _memory: Memory | None = None
 
     @staticmethod
@@ -150,6 +101,7 @@ class HomeportConnector(SSHConnector):
         super().connect()
         client = self.client
         assert client is not None
+        keep_alive(client)
         run = client.exec_command
 
         def exec_command(*args: Any, **kwargs: Any) -> Any:
@@ -159,6 +111,10 @@ class HomeportConnector(SSHConnector):
         client.exec_command = exec_command  # type: ignore[method-assign]
 
     def disconnect(self) -> None:
+        if self._uploads and self.client is not None:
+            with contextlib.suppress(OSError, paramiko.SSHException):
+                self.run_shell_command(StringCommand("rm", "-rf", self._uploads))
+            self._uploads = ""
         if self._memory is not None:
             self._memory.keep(complete=self.host not in self.state.failed_hosts)
             self._memory.forget()
@@ -244,12 +200,45 @@ class HomeportConnector(SSHConnector):
             words = line.line if line.buffer_name == "stdout" else format_text(line.line, "red")
             echo(f"{prefix}{words}", err=True)
 
-    def put_file(self, *args: Any, **kwargs: Any) -> bool:
-        """As pyinfra's; ends what is known."""
-        self.memory.change()
-        return bool(super().put_file(*args, **kwargs))
-
     def get_file(self, *args: Any, **kwargs: Any) -> bool:
         """As pyinfra's; ends what is known."""
         self.memory.change()
         return bool(super().get_file(*args, **kwargs))
+
+    def put_file(
+        self,
+        filename_or_io: Any,
+        remote_filename: str,
+        remote_temp_filename: str | None = None,
+        print_output: bool = False,
+        print_input: bool = False,
+        **arguments: Unpack[ConnectorArguments],
+    ) -> bool:
+        """Upload a file; for a user with sudo, by way of a directory that only that user enters.
+
+        pyinfra's own way is a name in /tmp that can be foretold, and read by everybody.
+        """
+        self.memory.change()
+        if arguments.get("_sudo"):
+            name = hashlib.sha256(remote_filename.encode()).hexdigest()[:16]
+            remote_temp_filename = f"{self._upload_directory()}/{name}"
+        return super().put_file(
+            filename_or_io,
+            remote_filename,
+            remote_temp_filename,
+            print_output,
+            print_input,
+            **arguments,
+        )
+
+    def _upload_directory(self) -> str:
+        """A directory of this connection's on the node, 0700, gone when it is closed."""
+        if not self._uploads:
+            # No arguments: as the connecting user, who is the one that SFTP writes as.
+            good, output = self.run_shell_command(
+                StringCommand("mktemp", "-d", "/tmp/homeport-XXXXXXXXXX")
+            )
+            if not good or not output.stdout_lines:
+                raise OSError(f"mktemp failed on {self.host.name}: {output.stderr}")
+            self._uploads = output.stdout_lines[-1].strip()
+        return self._uploads

@@ -36,7 +36,10 @@ class NotExercised:
 
 
 def without_lacking(node: S, target: Target) -> tuple[S, tuple[NotExercised, ...]]:
-    """`node` without the capabilities that `target` lacks what they need for, and their list."""
+    """`node` without the capabilities that `target` lacks what they need for, and their list.
+
+    The list also has what cannot be shown there of capabilities that stay.
+    """
     changes: dict[str, None] = {}
     missing = []
     for field in dataclasses.fields(node):  # type: ignore[arg-type]
@@ -49,6 +52,10 @@ def without_lacking(node: S, target: Target) -> tuple[S, tuple[NotExercised, ...
                 reason = f"no {need}: {target.lacks[need]}"
                 missing.append(NotExercised(capability=field.name, reason=reason))
                 break
+        else:
+            for need in sorted(spec.CHECKS_NEED.keys() & target.lacks.keys()):
+                reason = f"{spec.CHECKS_NEED[need]}: no {need}: {target.lacks[need]}"
+                missing.append(NotExercised(capability=field.name, reason=reason))
     return dataclasses.replace(node, **changes), tuple(missing)  # type: ignore[type-var]
 
 

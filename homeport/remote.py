@@ -7,7 +7,7 @@ from typing import Any
 
 import paramiko
 
-from homeport.connector import nodelay
+from homeport.connector import keep_alive, nodelay
 from homeport.run import load
 from homeport.spec import SpecError
 
@@ -32,6 +32,7 @@ def connect(data: dict[str, Any], timeout: float = 20) -> paramiko.SSHClient:
     except (OSError, paramiko.SSHException) as error:
         where = f"{data['ssh_user']}@{data['ssh_hostname']}:{data['ssh_port']}"
         raise SpecError(f"{where}: cannot connect: {error}") from error
+    keep_alive(client)
     return client
 
 

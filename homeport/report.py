@@ -82,9 +82,12 @@ class Display(Progress):
             what, done, total = str(value["what"]), int(value["done"]), int(value["total"])
         except (ValueError, KeyError, TypeError):
             return
-        share = 100 * done // total if total else 100
+        share = 100 * done // total if total else 0
         elapsed = human_seconds(time.monotonic() - self._step_began)
-        text = f"{what}: {human_bytes(done)} of {human_bytes(total)} ({share} %, {elapsed})"
+        if total:
+            text = f"{what}: {human_bytes(done)} of {human_bytes(total)} ({share} %, {elapsed})"
+        else:  # how much there is to come is not known
+            text = f"{what}: {human_bytes(done)} ({elapsed})"
         if self._status is not None:
             self._status.update(f"{self._text}  {text}")
         elif share // 10 != self._told:

@@ -26,6 +26,12 @@ def _room() -> int:
     return AT_ONCE if soft == resource.RLIM_INFINITY else max(16, min(AT_ONCE, soft - 64))
 
 
+def _resolved(name: str) -> "list[str]":
+    """The addresses of `name`, which may be one itself."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return sorted({str(place[0]) for *_, place in found})
+
+
 def _attempt(address: str, port: int) -> "tuple[socket.socket | None, bool]":
     """(a connection under way, or None; whether it is open already)."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -83,11 +89,16 @@ def open_ports(
 ) -> "dict[str, list[int]]":
     """By address, the ports among `ports` on which it accepts a TCP connection within `timeout` s.
 
+    A host name counts for every address it has, IPv4 and IPv6, and is resolved once. Raises
+    OSError when it has none.
+
     A port whose packets are dropped costs `timeout`, 8,192 of them at once where the limit on open
     files allows: all 65,535 of an address that drops everything take about ten seconds at 1 s.
     """
     scan = _Scan(timeout)
-    wanted = ((address, port) for address in addresses for port in list(ports))
+    places = {name: _resolved(name) for name in addresses}
+    every = sorted({place for found in places.values() for place in found})
+    wanted = ((place, port) for place in every for port in list(ports))
     room = _room()
     exhausted = False
     while scan.waiting or not exhausted:
@@ -99,8 +110,10 @@ def open_ports(
                 scan.begin(*pair)
         scan.settle()
     result: dict[str, list[int]] = {address: [] for address in addresses}
-    for address, port in sorted(scan.found):
-        result[address].append(port)
+    for place, port in sorted(scan.found, key=lambda one: one[1]):
+        for name in addresses:
+            if place in places[name] and port not in result[name]:
+                result[name].append(port)
     return result
 
 

@@ -86,12 +86,15 @@ class Spec(metaclass=_SpecType):
 
     `STEM` names the capability in messages. `NEEDS` names what a machine must offer to carry it
     ("radio", "boot_loader", …): a target that lists one of them under `lacks` does without the
-    capability, and the run reports it as not exercised.
+    capability, and the run reports it as not exercised. `CHECKS_NEED` names what a machine must
+    offer for a part of the capability to be shown, and that part in words: a target that lacks it
+    carries the capability all the same, and that part is reported as not exercised.
     """
 
     __slots__ = ()
     STEM: ClassVar[str] = ""
     NEEDS: ClassVar[frozenset[str]] = frozenset()
+    CHECKS_NEED: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def _stem(cls) -> str:

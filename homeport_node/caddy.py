@@ -24,6 +24,7 @@ PROPERTIES = (
     "MainPID",
     "ExecStart",
 )
+DOCKERS_PROXY = "docker-proxy"  # one process for each published port
 LISTEN = "0A"  # the state's number in /proc/net/tcp, see the kernel's include/net/tcp_states.h
 
 
@@ -110,7 +111,10 @@ def _running(admin: str) -> Any:
 
 
 def foreign_listeners(own_pid: int, ports: "tuple[int, ...]" = (80, 443)) -> "list[dict[str, Any]]":
-    """The TCP listeners on `ports` that are not Caddy's: [{"port", "pid", "program", "unit"}]."""
+    """The TCP listeners on `ports` that are not Caddy's: [{"port", "pid", "program", "unit"}].
+
+    Where Docker listens for a container, "container" is its name.
+    """
     sockets: dict[str, int] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in (read(table) or "").splitlines()[1:]:
@@ -127,10 +131,17 @@ def foreign_listeners(own_pid: int, ports: "tuple[int, ...]" = (80, 443)) -> "li
     for entry in os.listdir("/proc"):  # noqa: PTH208
         for name in _sockets_of(int(entry)) & sockets.keys() if entry.isdigit() else ():
             found.setdefault(name, int(entry))
-    return sorted(
-        ({"port": port, **_process(found.get(name, 0))} for name, port in sockets.items()),
-        key=lambda listener: (listener["port"], listener["pid"]),
-    )
+    listeners = [{"port": port, **_process(found.get(name, 0))} for name, port in sockets.items()]
+    for listener in listeners:
+        if listener["program"] == DOCKERS_PROXY:
+            listener["container"] = _container(listener["port"])
+    return sorted(listeners, key=lambda listener: (listener["port"], listener["pid"]))
+
+
+def _container(port: int) -> str:
+    """The container that publishes `port` on this node, "" when Docker does not tell."""
+    ran = run("docker", "ps", "--filter", f"publish={port}/tcp", "--format", "{{.Names}}")
+    return ran.out.strip().split("\n")[0] if ran.ok else ""
 
 
 def _sockets_of(pid: int) -> "set[str]":

@@ -3,8 +3,10 @@
 Nothing that somebody else wrote into daemon.json leaves the node: a proxy's password may be there.
 """
 
+import contextlib
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import socket
@@ -23,8 +25,14 @@ CERTIFICATES = Path("/etc/docker/certs.d")
 RULES = Path("/etc/homeport/docker-guard.nft")
 TABLE = ("list", "table", "inet", "homeport_docker")
 
-# Every path in daemon.json that Homeport sets or ever set. "a/b" is key b in the object at a.
-OWNED = ("bip", "default-address-pools", "features/cdi", "log-driver", "log-opts")
+# What is left out, too, when somebody else set one of these: dockerd would not start, or it would
+# mean something else. A log driver refuses another one's options.
+YIELDS_TO = {
+    "bip": ("bridge", "fixed-cidr", "default-gateway"),
+    "log-driver": ("log-opts",),
+    "log-opts": ("log-driver",),
+}
+OWN_PROJECT = ("com.docker.compose.project.working_dir", "/etc/homeport/stack")
 
 MISSING = object()
 
@@ -57,23 +65,25 @@ def merged(
 ) -> "tuple[dict[str, Any], dict[str, Any]]":
     """daemon.json and our record of it as they ought to be: (configuration, record).
 
-    The record is {"ours": {path: value}, "before": {path: value}}: what we set, and what somebody
-    else had there when we came. A path that is not wanted any more gets back what was before,
-    unless it was edited since: then it is left as it is.
+    The record is {"ours": {path: value}}: what we set. What somebody else set is not overruled,
+    see `YIELDS_TO`. A path that is not wanted any more is taken out, unless it was edited since:
+    then it is left as it is.
     """
-    ours, before = dict(record.get("ours", {})), dict(record.get("before", {}))
+    ours = dict(record.get("ours", {}))
     result = dict(current)
     for path in ours.keys() - wanted.keys():
         if get(result, path) == ours.pop(path):
-            result = put(result, path, before.get(path, MISSING))
-        before.pop(path, None)
+            result = put(result, path, MISSING)
+    theirs = {
+        path
+        for path in {*wanted, *(other for others in YIELDS_TO.values() for other in others)}
+        if path not in ours and get(result, path) is not MISSING
+    }
     for path, value in wanted.items():
-        found = get(result, path)
-        if path not in ours and found is not MISSING and found != value:
-            before[path] = found
-        result = put(result, path, value)
-        ours[path] = value
-    return result, ({"ours": ours, "before": before} if ours else {})
+        if path in ours or not theirs & {path, *YIELDS_TO.get(path, ())}:
+            result = put(result, path, value)
+            ours[path] = value
+    return result, ({"ours": ours} if ours else {})
 
 
 def load(path: Path) -> "dict[str, Any]":
@@ -136,9 +146,13 @@ def merge(wanted: "dict[str, Any]", keep_record: bool = False) -> "str | None":
     words = refused(config) if config != current else None
     if words:
         return f"dockerd refuses the configuration, {DAEMON_JSON} is unchanged: {words}"
-    both = {key: {**final.get(key, {}), **record.get(key, {})} for key in ("ours", "before")}
+    both = {"ours": {**final.get("ours", {}), **record.get("ours", {})}}
     try:
         if config != current:
+            if not STARTED_WITH.exists():
+                # From here on the file tells no more what a Docker runs that was started before.
+                STARTED_WITH.touch(mode=0o600)
+                STARTED_WITH.write_text(json.dumps(current))
             replace(RECORD, both)
             replace(DAEMON_JSON, config)
         if not keep_record:
@@ -149,12 +163,15 @@ def merge(wanted: "dict[str, Any]", keep_record: bool = False) -> "str | None":
 
 
 def take_back() -> "str | None":
-    """Take our paths out of daemon.json, and have a running Docker run without them."""
+    """Take our paths out of daemon.json, and have a running Docker run without them.
+
+    Where other people's containers run, that is left to Docker's next start.
+    """
     words = merge({}, keep_record=True)
     if words:
         return words
     active = units(["docker.service"]).get("docker.service", {}).get("active")
-    if active and daemon({})["not_running"]:
+    if active and daemon({})["not_running"] and not foreign(ask("/containers/json") or []):
         done = run("systemctl", "restart", "docker.service", timeout=120)
         if not done.ok:
             return f"systemctl restart docker.service: {done.err.strip()}"
@@ -162,23 +179,41 @@ def take_back() -> "str | None":
     return None
 
 
+def pools(config: "dict[str, Any]") -> "list[str]":
+    """The networks from which Docker takes its networks, as daemon.json names them."""
+    found = []
+    listed = config.get("default-address-pools")
+    for one in listed if isinstance(listed, list) else ():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            found.append(str(ipaddress.ip_network(one["base"], strict=False)))
+    return found
+
+
 def daemon(wanted: "dict[str, Any]") -> "dict[str, Any]":
-    """{"error": "", "differs": [path, …], "not_running": [path, …]}: see `observe`."""
+    """{"error": "", "differs": [path, …], "not_running": [path, …], "pools": [network, …]}: see
+    `observe`. A Docker of which nobody noted what it was started with runs what is on the disk:
+    `merge` notes it before it changes that."""
     try:
         current, record = load(DAEMON_JSON), load(RECORD)
     except ValueError as error:
-        return {"error": f"{DAEMON_JSON}: {error}", "differs": [], "not_running": []}
+        words = f"{DAEMON_JSON} or {RECORD}: {error}"
+        return {"error": words, "differs": [], "not_running": [], "pools": []}
     config, final = merged(current, record, wanted)
-    paths = {*OWNED, *wanted}
+    paths = final.get("ours", {}).keys() | record.get("ours", {}).keys()
     differs = [path for path in paths if get(config, path) != get(current, path)]
     if final != record and not differs:
         differs = ["record"]
     try:
-        started = load(STARTED_WITH) if STARTED_WITH.exists() else None
+        started = load(STARTED_WITH) if STARTED_WITH.exists() else current
     except ValueError:
-        started = None
-    stale = [path for path in paths if started is None or get(started, path) != get(config, path)]
-    return {"error": "", "differs": sorted(differs), "not_running": sorted(stale)}
+        started = {}
+    stale = [path for path in paths if get(started, path) != get(config, path)]
+    return {
+        "error": "",
+        "differs": sorted(differs),
+        "not_running": sorted(stale),
+        "pools": pools(config),
+    }
 
 
 class _Engine(http.client.HTTPConnection):
@@ -220,6 +255,16 @@ def bridges(networks: "list[dict[str, Any]]") -> "list[dict[str, Any]]":
             }
         )
     return sorted(found, key=lambda one: str(one["interface"]))
+
+
+def foreign(containers: "list[dict[str, Any]]") -> "list[str]":
+    """The names of those of the `containers` that are not of our Compose project."""
+    label, ours = OWN_PROJECT
+    return sorted(
+        one["Names"][0].lstrip("/") if one.get("Names") else one["Id"][:12]
+        for one in containers
+        if (one.get("Labels") or {}).get(label) != ours
+    )
 
 
 def canonical(listed: str) -> Any:
@@ -327,17 +372,20 @@ def observe(wanted: "dict[str, Any]", files: "list[str]") -> "dict[str, Any]":
     """Everything about Docker. `wanted` is {path in daemon.json: value}, `files` are ours.
 
     "daemon": "differs" are the paths in daemon.json that are not as wanted, "not_running" those
-    that dockerd was started with otherwise; "networks" is None while Docker does not run.
+    that dockerd was started with otherwise, "pools" where Docker takes its networks from;
+    "networks" is None while Docker does not run; "foreign" are other people's running containers.
     """
-    state = units(["docker.service", "homeport-docker-guard.service"])
+    state = units(["docker.service", "homeport-docker-guard.service", "nftables.service"])
     # Asking a stopped Docker would start it, by its socket.
-    networks = ask("/networks") if state.get("docker.service", {}).get("active") else None
+    active = state.get("docker.service", {}).get("active")
+    networks = ask("/networks") if active else None
     return {
         "os": os_release(),
         "daemon": daemon(wanted),
         "recorded": RECORD.exists(),
         "units": state,
         "networks": None if networks is None else bridges(networks),
+        "foreign": foreign((ask("/containers/json") or []) if active else []),
         "bridges": [one["ifname"] for one in ip("link", "show", "type", "bridge")],
         "routes": [
             [one["dst"], one.get("dev", "")] for one in ip("-4", "route") if one["dst"] != "default"

@@ -34,23 +34,36 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def used_bytes(directory: str) -> int:
+    """The bytes of all regular files below `directory`; those that vanish meanwhile count as 0."""
+    total = 0
+    for path in Path(directory).rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                total += path.stat().st_size
+    return total
+
+
 @contextlib.contextmanager
 def exclusive(directory: str) -> Iterator[None]:
     """Hold the directory: a run whose connection broke may still be downloading."""
     handle = os.open(directory, os.O_RDONLY)
     try:
-        began = time.monotonic()
+        began, size = time.monotonic(), -1
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 waited = time.monotonic() - began
+                now = used_bytes(directory)
+                if now != size:  # it goes on: as long as it does, so do we
+                    size, began = now, time.monotonic()
                 if waited > LOCK_WAIT_S:
-                    text = f"{directory}: another sync has been running for {LOCK_WAIT_S} s"
+                    text = f"{directory}: another sync has got nothing for {LOCK_WAIT_S} s"
                     raise SystemExit(f"{text}: wait for it, or end it") from None
-                if waited < 1:
-                    print("waiting for another sync to end", flush=True)
+                value = {"what": "waiting for another sync, which has", "done": now, "total": 0}
+                print(f"homeport-progress {json.dumps(value)}", flush=True)
                 time.sleep(1)
         yield
     finally:

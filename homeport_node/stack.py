@@ -1,10 +1,8 @@
 """What a node's Compose project is: on disk, in Docker, and as the containers see it."""
 
-import calendar
 import contextlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,10 @@ SECRETS = "/etc/homeport/secrets"
 UNIT = "homeport-stack.service"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 PROJECT = "com.docker.compose.project"
+# On the containers that were made from our Compose file, or from a copy of it.
+LABEL = "homeport.project"
+# Where a container sees the files that its program reads only when it starts, by their number.
+READS = "/homeport/reads"
 # The addresses, as /proc/net/tcp and tcp6 write them, that a socket on 127.0.0.1 collides with.
 LOOPBACK = {"0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F"}
 
@@ -48,25 +50,20 @@ def _containers(project: str) -> "list[dict[str, Any]]":
     return [one for one in found if one["Config"]["Labels"].get(one_off) != "True"]
 
 
-def seconds(moment: str) -> float:
-    """Docker's 2026-01-02T03:04:05.123456789Z in seconds since 1970; 0 when it is not a time."""
-    try:
-        whole, _, fraction = moment.rstrip("Z").partition(".")
-        start = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
-        return start + float(f"0.{fraction or 0}")
-    except ValueError:
-        return 0.0
+def ours(labels: "dict[str, str]") -> bool:
+    """Whether a container was made from our Compose file; Compose 1.29 and 2 both label it so."""
+    return LABEL in labels or labels.get(f"{PROJECT}.working_dir") == DIRECTORY
 
 
-def changed_since(path: str, started: float) -> bool:
-    """Whether `path`, or the file that it leads to as a link, is newer than `started`, or gone.
+def _same_file(path: str, inside: str) -> bool:
+    """Whether `path` leads to the very file that the container was given when it started.
 
-    Both count: a model that was fetched anew behind the same link is not the one that is mapped.
+    A mount keeps the file that a link led to then. No clock is asked: a node's may have been wrong.
     """
     try:
-        return max(os.lstat(path).st_mtime, Path(path).stat().st_mtime) > started
+        return Path(path).samefile(inside)
     except OSError:
-        return True
+        return False
 
 
 def _same_content(path: str, inside: str) -> bool:
@@ -77,18 +74,17 @@ def _same_content(path: str, inside: str) -> bool:
         return False
 
 
-def _stale(wanted: "dict[str, Any]", state: "dict[str, Any]") -> "list[str]":
-    """What changed since the container's program read it: paths on the node, never contents."""
-    started = seconds(state["StartedAt"])
-    root = f"/proc/{state['Pid']}/root"
+def stale(wanted: "dict[str, Any]", pid: int, processes: str = "/proc") -> "list[str]":
+    """What changed since the container's program read it: paths on the node, never contents.
+
+    Everything here is replaced by a rename, never written over: so the container keeps the old.
+    """
+    root = f"{processes}/{pid}/root"
     mounted = [(path, inside) for path, inside in wanted["files"].items()]
     mounted += [(f"{SECRETS}/{name}", f"/run/secrets/{name}") for name in wanted["secrets"]]
-    stale = [
-        path
-        for path, inside in mounted
-        if changed_since(path, started) or not _same_content(path, f"{root}{inside}")
-    ]
-    return stale + [path for path in wanted["reads"] if changed_since(path, started)]
+    changed = [path for path, inside in mounted if not _same_content(path, f"{root}{inside}")]
+    reads = enumerate(wanted["reads"])
+    return changed + [path for n, path in reads if not _same_file(path, f"{root}{READS}/{n}")]
 
 
 def _describe(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[str, Any]":
@@ -104,18 +100,47 @@ def _describe(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[st
         "started_at": state["StartedAt"],
         "hash": labels.get("com.docker.compose.config-hash", ""),
         "image": container["Image"],
-        "stale": _stale(wanted, state) if running else [],
+        "stale": stale(wanted, state["Pid"]) if running else [],
     }
 
 
-def _sort(project: str, services: "dict[str, Any]") -> "tuple[dict[str, Any], list[Any], set[int]]":
+def _foreign(containers: "list[dict[str, Any]]") -> "list[dict[str, str]]":
+    """Those of the project's containers that were not made from our Compose file."""
+    found = []
+    for one in containers:
+        labels = one["Config"]["Labels"]
+        if not ours(labels):
+            where = labels.get(f"{PROJECT}.working_dir", "an unknown directory")
+            found.append({"name": one["Name"].lstrip("/"), "directory": where})
+    return found
+
+
+def _volumes(
+    names: "list[str]", project: str, containers: "list[dict[str, Any]]"
+) -> "dict[str, dict[str, Any]]":
+    """Those of the volumes that exist: whether our project made them, and who else uses them."""
+    found = {}
+    mine = {one["Name"].lstrip("/"): one["Mounts"] for one in containers}
+    held = {mount.get("Name") for mounts in mine.values() for mount in mounts}
+    for name in names:
+        for volume in _inspect("volume", "inspect", name):
+            maker = (volume.get("Labels") or {}).get(PROJECT)
+            listed = run("docker", "ps", "--filter", f"volume={name}", "--format", "{{.Names}}")
+            users = [user for user in listed.out.split() if user not in mine]
+            # After the node was renamed, its own containers still show whose the volume is.
+            found[name] = {"ours": maker == project or name in held, "users": sorted(users)}
+    return found
+
+
+def _sort(
+    project: str, services: "dict[str, Any]", containers: "list[dict[str, Any]]"
+) -> "tuple[dict[str, Any], list[Any], set[int]]":
     """The wanted services' containers, those that are too many, and the ports we hold."""
     kept: dict[str, Any] = {}
     extra = []
     held: set[int] = set()
-    found = _containers(project)
-    found.sort(key=lambda one: (one["State"]["Status"] != "running", one["Created"]))
-    for container in found:
+    containers.sort(key=lambda one: (one["State"]["Status"] != "running", one["Created"]))
+    for container in containers:
         labels = container["Config"]["Labels"]
         name = labels.get("com.docker.compose.service", "")
         if container["State"]["Status"] in ("running", "paused", "restarting"):
@@ -205,21 +230,28 @@ def _files() -> "list[str]":
     return sorted(found)
 
 
-def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
+def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[str, Any]":
     """The project as it is; see `deploys.stack.facts.StackState` for an example.
 
-    `services` is {name: {"image", "ports", "files", "secrets", "reads"}}. An empty `project` asks
-    for what is there, by the header of the Compose file.
+    `services` is {name: {"image", "ports", "files", "secrets", "reads", "volumes"}}. An empty
+    `project` asks for what is there, by the header of the Compose file. `only` ("files", "images"
+    or "unit") asks for that key alone: the whole calls Docker a dozen times.
     """
+    references = sorted({service["image"] for service in services.values()})
+    parts = {"files": _files, "images": lambda: _images(references), "unit": _unit}
+    if only:
+        return {only: parts[only]()}
     text = read(COMPOSE_FILE)
     on_disk = _project_on_disk()
     project = project or on_disk
     version = run("docker", "version", "--format", "{{.Server.Version}}")
     compose = compose_command()
     hashes, problem = _hashes(compose, project) if version.ok else ({}, "")
-    kept, extra, held = _sort(project, services) if version.ok and project else ({}, [], set())
+    found = _containers(project) if version.ok and project else []
+    own = [one for one in found if ours(one["Config"]["Labels"])]
+    kept, extra, held = _sort(project, services, own)
+    volumes = sorted({name for service in services.values() for name in service["volumes"]})
     ports = {port for service in services.values() for port in service["ports"]}
-    references = sorted({service["image"] for service in services.values()})
     return {
         "docker": version.out.strip() if version.ok else "",
         "docker_error": "" if version.ok else version.err.strip()[-300:],
@@ -232,6 +264,8 @@ def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
         "images": _images(references) if version.ok else {},
         "services": kept,
         "extra": extra,
+        "foreign": _foreign(found),
+        "volumes": _volumes(volumes, project, own) if version.ok else {},
         "taken": _taken(ports - held),
         "unit": _unit(),
     }

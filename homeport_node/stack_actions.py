@@ -1,22 +1,28 @@
 """What a converge does to the node's Compose project. Each returns None, or what went wrong."""
 
 import base64
+import contextlib
+import http.client
 import json
 import os
 import re
+import socket
 import time
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import Ran, read, run
 
 DIRECTORY = "/etc/homeport/stack"
 COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
 SECRETS = "/etc/homeport/secrets"
 PROJECT = "com.docker.compose.project"
 PULL_TIMEOUT = 7200  # seconds: the images are gigabytes, the line may be slow
+SILENCE = 300  # seconds without a word about a pull: then nobody is told of it any more
 UP_TIMEOUT = 900
+TRIAL = "homeport-trial"
+SOCKET = "/var/run/docker.sock"
 GPU_REMEDY = "Docker started before NVIDIA's container toolkit was there: systemctl restart docker"
 NOISE = re.compile(
     r"^\s*(Container|Network|Volume) \S+\s+\w+$|^\S+ (Pulling|Waiting|Downloading|Extracting)"
@@ -67,9 +73,58 @@ def fetch(images: "list[str]") -> "str | None":
     return None
 
 
+class _Docker(http.client.HTTPConnection):
+    """Docker's API on its socket."""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(SOCKET)
+
+
+def _tell(image: str, layers: "dict[str, list[int]]", told: int) -> int:
+    """Print how far the layers are, unless `told`, the last share in percent, is still right."""
+    done, total = (sum(one[i] for one in layers.values()) for i in (0, 1))
+    share = 100 * done // total if total else 0
+    if share != told:
+        name = image.split("@", 1)[0]
+        line = json.dumps({"what": name, "done": done, "total": total})
+        print(f"homeport-progress {line}", flush=True)
+    return share
+
+
+def _watched(image: str) -> None:
+    """Pull `image` through Docker's API, which alone tells how many bytes are there.
+
+    Raises OSError, ValueError or HTTPException for whatever goes wrong.
+    """
+    connection = _Docker("docker", timeout=SILENCE)
+    query = urllib.parse.urlencode({"fromImage": image})
+    connection.request("POST", f"/images/create?{query}")
+    response = connection.getresponse()
+    if response.status != 200:
+        raise OSError(f"HTTP {response.status}")
+    layers: dict[str, list[int]] = {}
+    told = -1
+    for line in response:
+        event = json.loads(line)
+        if "error" in event:
+            raise OSError(event["error"])
+        detail = event.get("progressDetail") or {}
+        if event.get("status") == "Downloading" and detail.get("total"):
+            layers[event["id"]] = [detail["current"], detail["total"]]
+        elif event.get("status") == "Download complete" and event["id"] in layers:
+            layers[event["id"]][0] = layers[event["id"]][1]
+        told = _tell(image, layers, told) if layers else told
+
+
 def pull(images: "list[str]") -> "str | None":
-    """Fetch the images that this node lacks."""
+    """Fetch the images that this node lacks, and print how far they are."""
     for image in images:
+        # Whatever goes wrong here, `docker pull` says it in its own words: it has the node's
+        # credentials too. When nothing did, it finds the image there.
+        with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
+            _watched(image)
         ran = run("docker", "pull", "--quiet", image, timeout=PULL_TIMEOUT)
         if not ran.ok:
             registry = image.split("/", 1)[0]
@@ -79,6 +134,47 @@ def pull(images: "list[str]") -> "str | None":
                 f"No service was touched: see that the node reaches {registry}, then converge again"
             )
     return None
+
+
+def _try(image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "Any") -> Ran:
+    """The trial's run, in a container that is gone afterwards."""
+    options = ["--rm", "--name", TRIAL, "--network", "none", "--pull", "never"]
+    options += ["--security-opt", "no-new-privileges:true"]
+    if gpus:
+        # The very request that Compose makes for the service.
+        options += ["--gpus", f'driver=nvidia,"device={",".join(gpus)}"']
+    for name, value in environment.items():
+        options += ["--env", f"{name}={value}"]
+    program, *arguments = trial["command"]
+    options += ["--entrypoint", program]
+    run("docker", "rm", "--force", TRIAL)  # a run that was killed may have left it
+    ran = run("docker", "run", *options, image, *arguments, timeout=trial["timeout"])
+    if ran.status == 124:
+        run("docker", "rm", "--force", TRIAL)
+    return ran
+
+
+def attempt(
+    image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "dict[str, Any]"
+) -> "str | None":
+    """Run the image as `trial` (a `deploys.stack.Trial`) says, and see that it says what it must.
+
+    A driver that is too old for the image shows here alone: nvidia-smi works, CUDA does not.
+    """
+    ran = _try(image, gpus, environment, trial)
+    output = f"{ran.out}\n{ran.err}"
+    found = len(re.findall(trial["pattern"], output, re.MULTILINE))
+    if ran.ok and found >= trial["count"]:
+        return None
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    versions = sorted(set(run(*query).out.split()))
+    driver = f" NVIDIA's driver is {', '.join(versions)}." if gpus and versions else ""
+    said = words(output) or f"nothing, exit status {ran.status}"
+    remedy = GPU_REMEDY if "could not select device driver" in said else trial["remedy"]
+    return (
+        f"{trial['cause']}: {found} of {trial['count']} found by {image}.{driver} It said:\n"
+        f"{said}\nNo service was touched: {remedy}"
+    )
 
 
 def up(project: str, recreate: "list[str]") -> "str | None":

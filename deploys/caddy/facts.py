@@ -55,20 +55,28 @@ def refusal(observed: Observed) -> tuple[str, str] | None:
             f"`mv {DISTRIBUTION} {DISTRIBUTION}.mine` and run this again",
         )
     for listener in observed.get("foreign", ()):
-        pid, unit = listener["pid"], listener["unit"]
-        who = (
-            f"{listener['program']} (pid {pid}{f', {unit}' if unit else ''})"
-            if pid
-            else "a process out of sight"
-        )
-        stop = f"systemctl disable --now {unit}" if unit.endswith(".service") else f"kill {pid}"
-        return (
-            f"port {listener['port']} is taken by {who}, and Caddy needs it",
-            f"stop that first, for instance with `{stop}`, and run this again"
-            if pid
-            else f"find who listens with `ss -ltnp 'sport = :{listener['port']}'`",
-        )
+        who, remedy = _holder(listener)
+        return f"port {listener['port']} is taken by {who}, and Caddy needs it", remedy
     return None
+
+
+def _holder(listener: Mapping[str, Any]) -> tuple[str, str]:
+    """Who holds a port that Caddy needs, and what to do about it."""
+    port, pid, unit = listener["port"], listener["pid"], listener["unit"]
+    if "container" in listener:
+        # The process is Docker's own; stopping that would stop every container.
+        name = listener["container"]
+        if not name:
+            return "a container", f"find it with `docker ps --filter publish={port}` and stop it"
+        stop = f"docker stop {name}"
+        return f"the container {name}", f"stop that first, with `{stop}`, and run this again"
+    if not pid:
+        return "a process out of sight", f"find who listens with `ss -ltnp 'sport = :{port}'`"
+    stop = f"systemctl disable --now {unit}" if unit.endswith(".service") else f"kill {pid}"
+    return (
+        f"{listener['program']} (pid {pid}{f', {unit}' if unit else ''})",
+        f"stop that first, for instance with `{stop}`, and run this again",
+    )
 
 
 def overridden(observed: Observed) -> tuple[str, str] | None:

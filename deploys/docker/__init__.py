@@ -4,20 +4,26 @@
 in engine.py). Where docker.com's docker-ce is installed it is kept, and completed with its own
 Compose plugin, which conflicts with the distributions'. Packages and data are never removed.
 
-**daemon.json** is shared: paths that are ours are set, whatever else is there stays, and so does
-the file's mode. /var/lib/homeport/docker.json remembers what we set and what was there before, so
-that a path that is dropped gets that back; an edit of a path of ours is drift. A configuration
-that `dockerd --validate` (23.0 and newer) refuses is not written. Docker is restarted only when it
-runs with other values of our paths than the file has: a drop-in of docker.service copies the file
-whenever Docker starts.
+**daemon.json** is shared. What somebody else set there stays, and nothing of ours needs it to be
+otherwise: each service of the stack names its own logging, and the guard learns networks and pools
+from Docker. Of our paths only the missing ones are added (without `bip` where somebody chose a
+bridge, without log options where somebody chose a driver), and the file's mode stays.
+/var/lib/homeport/docker.json remembers what we set; an edit of that is drift. A configuration that
+`dockerd --validate` (23.0 and newer) refuses is not written.
+
+Docker is restarted only when it runs with other values of our paths than the file has: a drop-in
+of docker.service copies the file whenever Docker starts, and a Docker that was started before that
+drop-in counts as running what was on the disk when we came. Where a restart is due and other
+people's containers run, the run stops and names them: the restart is the operator's to give.
 
 Container logs go to Docker's `local` driver with a size limit; json-file, the default, has none.
 Networks come from one address pool. Devices are offered through CDI (`features.cdi`: needed by
 25 to 28.1, harmless before and after). The cgroup driver is left alone: the well-known cure for
 "Failed to initialize NVML" after `systemctl daemon-reload`, `native.cgroupdriver=cgroupfs`, puts a
-second writer beside systemd into one cgroup tree and orphans the containers that exist, and
-containers that get their devices through CDI or by name do not need it: systemd then knows these
-devices, and gives them back on every reload.
+second writer beside systemd into one cgroup tree and orphans the containers that exist. Containers
+that get their devices through CDI or by name do not need it. Those of the stack get theirs through
+NVIDIA's hook, so a daemon-reload takes their GPUs from them until they are restarted: the stack
+reads its units before it starts a container, never after.
 
 **The guard.** Before Docker 28 a neighbour on the node's network can send to a container's address
 through the node, and with a forged destination to a port published on 127.0.0.1: Docker's DNAT
@@ -29,14 +35,17 @@ Networks within the pool are covered before they exist; one that somebody makes 
 its own is covered by the next converge, and named by drift until then. Ports that foreign
 containers publish on all addresses are not covered: that is what publishing means. Networks of
 the kinds macvlan and ipvlan are a part of the network outside, and not covered either.
-homeport-docker-guard.service loads the table before Docker starts. `systemctl stop` of it opens
-the guard until it is started again; it does not touch Docker.
+homeport-docker-guard.service loads the table before Docker starts, and a drop-in of
+nftables.service loads it again whenever that flushes the ruleset. `systemctl stop` of the guard
+opens it until it is started again; it does not touch Docker. A flush takes Docker's own rules too,
+and they come back when Docker is restarted.
 
 **Registries of the sources** are trusted by /etc/docker/certs.d/<registry>/homeport.crt, which
 Docker reads at each pull: no restart, where the system's bundle is read once, at the start.
 
 Undo: `docker = None` in the inventory stops and removes the guard, takes our paths out of
-daemon.json (Docker is restarted once for that), and removes our files.
+daemon.json (Docker is restarted once for that, unless other people's containers run: then it is
+left to Docker's next start), and removes our files.
 
 Sources: moby/moby issue 45610 and the release notes of 28.0; docs of dockerd (daemon.json,
 certs.d), nft(8), docker.io's and docker-ce's docker.service.

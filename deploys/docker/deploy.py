@@ -24,7 +24,12 @@ FILES = Path(__file__).resolve().parents[2] / "files/docker"
 GUARD_UNIT = "homeport-docker-guard.service"
 UNIT_FILE = f"/etc/systemd/system/{GUARD_UNIT}"
 DROP_IN = "/etc/systemd/system/docker.service.d/homeport.conf"
-OWN_FILES = {UNIT_FILE: FILES / GUARD_UNIT, DROP_IN: FILES / "homeport.conf"}
+NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/homeport.conf"
+OWN_FILES = {
+    UNIT_FILE: FILES / GUARD_UNIT,
+    DROP_IN: FILES / "homeport.conf",
+    NFTABLES_DROP_IN: FILES / "nftables.conf",
+}
 
 Commands = Generator[Any, None, None]
 
@@ -59,9 +64,10 @@ def file_changes(
 
 def guard_commands(observed: dict[str, Any]) -> list[str]:
     """What has the guard enabled, and the kernel hold what its file says."""
-    unit = observed.get("units", {}).get(GUARD_UNIT, {})
+    units = observed.get("units", {})
+    unit = units.get(GUARD_UNIT, {})
     commands = []
-    if unit.get("stale"):
+    if unit.get("stale") or units.get("nftables.service", {}).get("stale"):
         commands.append("systemctl daemon-reload")
     if not unit.get("enabled"):
         commands.append(f"systemctl enable {GUARD_UNIT}")
@@ -140,13 +146,23 @@ def packages() -> Commands:
 
 @operation()
 def running(spec: Docker) -> Commands:
-    """Have the guard in force, then Docker running with the configuration on the disk."""
+    """Have the guard in force, then Docker running with the configuration on the disk.
+
+    Where that takes a restart and other people's containers run, the run stops and names them.
+    """
     values = daemon_values(spec)
     observed = _observed(values)
     if (observed.get("guard") or {}).get("error"):
         yield refuse(f"nft: {observed['guard']['error']}", "the guard's rules cannot be checked")
     commands = [*guard_commands(observed), *engine.engine_commands(observed)]
     for command in commands:
+        if command == engine.RESTART and observed.get("foreign"):
+            yield refuse(
+                f"Docker must be restarted for {', '.join(observed['daemon']['not_running'])} in "
+                f"daemon.json, and that stops containers that are not Homeport's: "
+                f"{', '.join(observed['foreign'])}",
+                "when it suits them, `systemctl restart docker.service`, then converge again",
+            )
         yield StringCommand(command)
     # Docker has its networks only now, and a restart may have changed them.
     observed = _observed(values) if commands else observed

@@ -12,6 +12,7 @@ DISTRIBUTIONS = {
 }
 DOCKER_COM = ("docker-ce", "docker-ce-cli", "docker-compose-plugin")
 GUARD = "nftables"
+RESTART = "systemctl restart docker.service"
 EVERY = sorted({GUARD, *DOCKER_COM, *(name for names in DISTRIBUTIONS.values() for name in names)})
 
 
@@ -42,5 +43,5 @@ def engine_commands(observed: dict[str, Any]) -> list[str]:
         commands.append("systemctl reset-failed docker.service docker.socket 2>/dev/null || true")
         commands.append("systemctl start docker.service")
     elif observed.get("daemon", {}).get("not_running"):
-        commands.append("systemctl restart docker.service")
+        commands.append(RESTART)
     return commands

@@ -7,7 +7,8 @@ class DockerState(NodeFact):
     """What homeport_node/docker.py observes. On a node with Docker, as wanted:
 
     {"os": {"id": "debian", "version": "13"},
-     "daemon": {"error": "", "differs": [], "not_running": []}, "recorded": True,
+     "daemon": {"error": "", "differs": [], "not_running": [], "pools": ["10.213.0.0/16"]},
+     "recorded": True, "foreign": ["registry"],
      "units": {"docker.service": {"enabled": True, "active": True, "stale": False, …}, …},
      "networks": [{"name": "bridge", "interface": "docker0", "subnets": ["10.213.0.0/24"]}],
      "bridges": ["docker0"], "routes": [["10.213.0.0/24", "docker0"]],

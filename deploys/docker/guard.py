@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "templates/docker/docker-guard.
 
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # what may stand in a rule
 DOCKERS_OWN = re.compile(r"docker0|br-[0-9a-f]{12}")  # how Docker names a bridge by itself
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,25 @@ class Known:
 
 
 def known(observed: dict[str, Any]) -> Known:
-    """What the node tells; while Docker does not run, what the rules on the node say."""
+    """What the node tells; while Docker does not run, what the rules on the node say.
+
+    Where somebody else gave Docker its address pools, these are guarded too: the networks to come
+    are made of them. A pool with a network of the node's own in it is not: that must be reached.
+    """
     networks = observed.get("networks")
+    pools = {
+        pool
+        for pool in observed.get("daemon", {}).get("pools", ())
+        if not hidden_route(ipaddress.ip_network(pool), observed)
+    }
     if networks is None:
-        return _remembered((observed.get("guard") or {}).get("rules") or "")
+        before = _remembered((observed.get("guard") or {}).get("rules") or "")
+        return replace(before, subnets=tuple(sorted({*before.subnets, *pools})))
     mine = {network["interface"] for network in networks}
     named = {name for name in mine if not DOCKERS_OWN.fullmatch(name)}
     foreign = {name for name in observed.get("bridges", ()) if name.startswith("br-")} - mine
     return Known(
-        subnets=tuple(sorted({one for network in networks for one in network["subnets"]})),
+        subnets=tuple(sorted({one for net in networks for one in net["subnets"]} | pools)),
         inside=tuple(sorted(filter(INTERFACE.fullmatch, named))),
         outside=tuple(sorted(filter(INTERFACE.fullmatch, foreign))),
     )
@@ -70,18 +82,22 @@ def rules(spec: Docker, beyond: Known) -> str:
         known=json.dumps(asdict(remembered), sort_keys=True),
         subnets4=[*map(str, ipaddress.collapse_addresses([spec.pool, *others]))],
         subnets6=[*map(str, ipaddress.collapse_addresses(six))],
-        inside=["docker0", "br-*", *beyond.inside],
+        inside=beyond.inside,
         outside=beyond.outside,
     )
 
 
-def pool_conflict(spec: Docker, observed: dict[str, Any]) -> str | None:
-    """The route of the node that the address pool would hide, in words, or None."""
-    networks = observed.get("networks") or ()
-    mine = {network["interface"] for network in networks}
+def hidden_route(network: Network, observed: dict[str, Any]) -> str | None:
+    """The route of the node, not Docker's, that `network` overlaps, in words, or None."""
+    mine = {one["interface"] for one in observed.get("networks") or ()}
     for destination, interface in observed.get("routes", ()):
         if interface in mine or DOCKERS_OWN.fullmatch(interface):
             continue
-        if ipaddress.IPv4Network(destination, strict=False).overlaps(spec.pool):
+        if ipaddress.ip_network(destination, strict=False).overlaps(network):
             return f"{destination} is reached through {interface or 'another machine'}"
     return None
+
+
+def pool_conflict(spec: Docker, observed: dict[str, Any]) -> str | None:
+    """The route of the node that the address pool would hide, in words, or None."""
+    return hidden_route(spec.pool, observed)

@@ -7,14 +7,18 @@ A service is made anew only for a difference: the configuration hash that Compos
 the one on the container's label; the image's name stands for another image now; it does not run or
 is unhealthy; a file, a secret or a link that it read when it started has changed since. Compose
 does not see the last: a mounted file that was replaced keeps its old content in the container.
+What the container sees is compared with what is on the disk, never times: clocks are put right.
 Everything else is not touched: the same containers, the same start times.
 
 Images are gigabytes. `fetch` begins to pull them as soon as Docker runs, in a transient unit, while
 the run goes on with what needs no image; `apply` waits for them, and says what went wrong.
 
-How it fails: an image that cannot be pulled, or a port that another process holds, stops the run
-before anything is changed. A service that does not become healthy fails it with the last lines of
-its log, secrets masked.
+What others made is never touched: a container of another Compose project of the same name, or a
+volume that is not of this project, ends the run.
+
+How it fails: those, a port that another process holds, an image that cannot be pulled, or a trial
+of it that goes wrong, stop the run before any service is changed. A service that does not become
+healthy fails it with the last lines of its log, secrets masked.
 
 homeport-stack.service starts the containers at boot and stops them in order. `systemctl stop
 homeport-stack` holds until the next start, converge or boot, through restarts of Docker too. A
@@ -36,6 +40,7 @@ from deploys.stack.spec import (
     Port,
     Service,
     Stack,
+    Trial,
     Volume,
 )
 from homeport.capability import Capability
@@ -48,6 +53,7 @@ __all__ = [
     "Port",
     "Service",
     "Stack",
+    "Trial",
     "Volume",
     "apply",
     "fetch",

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from deploys.stack.spec import DIRECTORY, SECRETS, Service, Stack
+from homeport_node.stack import LABEL, READS
 
 COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
 HEADER = """\
@@ -45,6 +46,8 @@ def _mounts(stack: Stack, service: Service) -> list[str]:
     mounts = [f"{volume.name}:{volume.path}" for volume in service.volumes]
     mounts += [f"{bind.source}:{bind.path}:ro" for bind in service.binds]
     mounts += [f"{stack.path_of_file(service, file)}:{file.path}:ro" for file in service.files]
+    # A mount keeps the file that a link led to at the start: so a switched link is seen.
+    mounts += [f"{path}:{READS}/{number}:ro" for number, path in enumerate(service.reads)]
     return mounts
 
 
@@ -75,7 +78,7 @@ def _gpus(service: Service) -> dict[str, Any]:
 
 
 def _service(stack: Stack, service: Service) -> dict[str, Any]:
-    labels = dict(service.labels)
+    labels = {LABEL: stack.project, **service.labels}
     labels |= {file_label(file.path): content_hash(file.content) for file in service.files}
     fields: dict[str, Any] = {
         "image": service.image.reference,
@@ -91,6 +94,7 @@ def _service(stack: Stack, service: Service) -> dict[str, Any]:
     fields = {key: value for key, value in fields.items() if value}
     fields |= _health(service) | _gpus(service)
     fields["restart"] = service.restart
+    fields["security_opt"] = ["no-new-privileges:true"]
     fields["stop_grace_period"] = f"{service.stop_grace}s"
     # json-file, Docker's default, grows without end.
     options = {"max-size": f"{service.log_size}m", "max-file": "2"}

@@ -65,20 +65,24 @@ def _write_files(stack: Stack) -> None:
 @deploy("Images")
 def fetch(spec: Stack | None) -> None:
     """Begin to pull what the services need. To be called as soon as Docker runs: it takes long,
-    and nothing between here and `apply` waits for it."""
+    and nothing between here and `apply` waits for it. What forbids the services is said first."""
     if spec is not None and spec.services:
         operations.fetch(name="Begin to fetch the images", stack=spec)
 
 
 @deploy("Stack")
-def apply(spec: Stack | None) -> None:
-    """Run the services of the inventory, and nothing else under this project."""
+def apply(spec: Stack | None, lacks: tuple[str, ...] = ()) -> None:
+    """Run the services of the inventory, and nothing else under this project.
+
+    `lacks` is what the machine has not, of what the services' trials need.
+    """
     if spec is None or not spec.services:
         operations.remove(name="Remove the stack")
         return
     _write_files(spec)
-    operations.converge(name="Bring the services to what is wanted", stack=spec)
-    operations.unit(name="Keep the stack's unit enabled and active", stack=spec)
+    operations.enabled(name="Keep the stack's unit enabled", stack=spec)
+    operations.converge(name="Bring the services to what is wanted", stack=spec, lacks=lacks)
+    operations.active(name="Keep the stack's unit active", stack=spec)
     operations.tidy(name="Remove stray mounted files", stack=spec)
     # Last: the rest is done while the services start.
     operations.ready(name="Wait until every service works", stack=spec)

@@ -58,6 +58,35 @@ def _refusal(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
         return (f"Docker does not answer: {words}", "systemctl status docker")
     if not observed["compose"]:
         return ("this node has no Docker Compose", "apt-get install docker-compose")
+    return _foreign(stack, observed) or _taken(stack, observed)
+
+
+def _foreign(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
+    """What others made under names that the stack would use: none of it is touched."""
+    for container in observed["foreign"]:
+        return (
+            f"the container {container['name']} belongs to another Compose project that is called "
+            f"{stack.project} too, made in {container['directory']}",
+            "give the node or that project another name, or take that project down",
+        )
+    for service in stack.services:
+        for volume in service.volumes:
+            seen = observed["volumes"].get(volume.name, {"ours": True, "users": []})
+            if seen["users"]:
+                return (
+                    f"the volume {volume.name} is in use by {', '.join(seen['users'])}",
+                    f"stop that, or give {service.capability}.volume another name",
+                )
+            if not seen["ours"] and not volume.adopt:
+                return (
+                    f"there is a volume {volume.name} that Homeport did not make",
+                    f"give {service.capability}.volume another name; or, to go on with its data, "
+                    f"{service.capability}.adopt=True (first see there what it needs)",
+                )
+    return None
+
+
+def _taken(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
     for service in stack.services:
         for port in service.ports:
             holder = observed["taken"].get(str(port.host))
@@ -117,13 +146,15 @@ def mounted(stack: Stack) -> Iterator[tuple[Service, Any]]:
 
 
 def unit_steps(unit: dict[str, Any]) -> list[str]:
-    """The systemctl verbs that the unit still needs, from its observed state."""
+    """The systemctl verbs by which systemd knows the unit, and starts it at boot.
+
+    Both have systemd read its units anew, which takes the GPUs from containers that run (where
+    Docker hands them over by NVIDIA's hook): so they come before any container is started.
+    """
     steps = []
     known = unit.get("LoadState") == "loaded" and unit.get("NeedDaemonReload") == "no"
     if not known or not unit.get("docker_knows"):
         steps.append("daemon-reload")
     if unit.get("UnitFileState") != "enabled":
         steps.append("enable")
-    if unit.get("ActiveState") != "active":
-        steps.append("start")
     return steps

@@ -17,6 +17,8 @@ class StackState(NodeFact):
                   "exit_code": 0, "restarts": 0, "started_at": "2026-…Z", "hash": "…",
                   "image": "sha256:…", "stale": ["paths that changed since the start"]}},
      "extra": [{"id": "…", "name": "project/service"}],
+     "foreign": [{"name": "iona-web-1", "directory": "/home/x/iona"}],
+     "volumes": {"open-webui": {"ours": true, "users": ["running containers of others"]}},
      "taken": {"8080": "python3 (pid 123)"},
      "unit": {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active",
               "NeedDaemonReload": "no", "docker_knows": true}}
@@ -36,6 +38,7 @@ def arguments(stack: Stack | None) -> dict[str, Any]:
             "files": {stack.path_of_file(service, file): file.path for file in service.files},
             "secrets": list(service.secrets),
             "reads": list(service.reads),
+            "volumes": [volume.name for volume in service.volumes],
         }
         for service in stack.services
     }

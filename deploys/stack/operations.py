@@ -1,5 +1,6 @@
 """The steps that pyinfra has no operation for: Compose itself, and the unit around it."""
 
+import dataclasses
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -17,24 +18,30 @@ UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 
 
-def _observe(stack: Stack | None) -> dict[str, Any]:
-    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack))
+def _observe(stack: Stack | None, only: str = "") -> dict[str, Any]:
+    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack), only=only)
     return observed
 
 
 @operation()
 def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
     """The missing images are on their way, while the run goes on; `converge` waits for them."""
-    missing = difference(stack, _observe(stack)).pull
-    if missing:
-        yield act("stack_actions", "fetch", images=list(missing))
-    else:
+    images = _observe(stack, "images").get("images", {})
+    missing = [reference for reference, image in images.items() if not image]
+    if not missing:
         host.noop("no image is missing")
+        return
+    # What forbids the work is said before gigabytes are fetched.
+    refused = difference(stack, _observe(stack)).refused
+    yield refuse(*refused) if refused else act("stack_actions", "fetch", images=missing)
 
 
 @operation()
-def converge(stack: Stack) -> Generator[StringCommand, None, None]:
-    """Every service is started as the inventory says; what is as wanted is not touched."""
+def converge(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringCommand, None, None]:
+    """Every service is started as the inventory says; what is as wanted is not touched.
+
+    `lacks` are the needs of trials that this machine cannot satisfy: those are left out.
+    """
     observed = _observe(stack)
     todo = difference(stack, observed)
     if todo.refused:
@@ -51,7 +58,25 @@ def converge(stack: Stack) -> Generator[StringCommand, None, None]:
     if observed.get("hash_error"):
         yield refuse(f"Compose refuses the file: {observed['hash_error']}", "report this")
         return
+    yield from _try(stack, todo, lacks)
     yield from _start(stack, todo)
+
+
+def _try(stack: Stack, todo: Difference, lacks: tuple[str, ...]) -> Iterator[StringCommand]:
+    """The trials of the services that are to be made or started."""
+    for service in stack.services:
+        trial = service.trial
+        named = service.name in todo.up or service.name in todo.recreate
+        if trial is None or trial.need in lacks or not named or todo.refused:
+            continue
+        yield act(
+            "stack_actions",
+            "attempt",
+            image=service.image.reference,
+            gpus=[gpu.uuid for gpu in service.gpus],
+            environment=service.environment,
+            trial=dataclasses.asdict(trial),
+        )
 
 
 def _start(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
@@ -80,20 +105,29 @@ def ready(stack: Stack) -> Generator[StringCommand, None, None]:
 
 
 @operation()
-def unit(stack: Stack) -> Generator[StringCommand, None, None]:
-    """systemd knows the unit as it is on disk, starts it at boot, and has it started."""
-    steps = unit_steps(_observe(stack)["unit"])
+def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
+    """systemd knows the unit as it is on disk, and starts it at boot."""
+    steps = unit_steps(_observe(stack, "unit").get("unit", {}))
     for step in steps:
         name = () if step == "daemon-reload" else (UNIT,)
         yield StringCommand("systemctl", step, *name)
     if not steps:
-        host.noop(f"{UNIT} is enabled and active")
+        host.noop(f"{UNIT} is enabled")
+
+
+@operation()
+def active(stack: Stack) -> Generator[StringCommand, None, None]:
+    """systemd has the unit started: it stops the services in order when the node goes down."""
+    if _observe(stack, "unit").get("unit", {}).get("ActiveState") == "active":
+        host.noop(f"{UNIT} is active")
+    else:
+        yield StringCommand("systemctl", "start", UNIT)
 
 
 @operation()
 def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
     """No file lies below files/ that no service mounts."""
-    stray = stray_files(stack, _observe(stack))
+    stray = stray_files(stack, _observe(stack, "files"))
     if stray:
         yield act("stack_actions", "remove_files", paths=stray)
     else:
@@ -104,6 +138,14 @@ def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
 def remove() -> Generator[StringCommand, None, None]:
     """No container, network, unit or file of the stack is left. Volumes and images stay."""
     observed = _observe(None)
+    if observed.get("foreign"):
+        name = observed["foreign"][0]["name"]
+        project = observed["project"]
+        yield refuse(
+            f"the container {name} belongs to another Compose project that is called {project} too",
+            "take it down, or give that project another name",
+        )
+        return
     there = False
     if observed.get("unit", {}).get("LoadState") == "loaded":
         there = True

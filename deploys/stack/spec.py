@@ -32,10 +32,14 @@ class Port(Spec):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Volume(Spec):
-    """A Docker volume, by its exact name, mounted at `path` in the container."""
+    """A Docker volume, by its exact name, mounted at `path` in the container.
+
+    One of that name that another made is refused, unless `adopt`.
+    """
 
     name: str
     path: str
+    adopt: bool = False
 
     def validate(self) -> None:
         ok = re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", self.name) is not None
@@ -91,14 +95,37 @@ class HealthCheck(Spec):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Trial(Spec):
+    """A run of the service's image, with its GPUs and environment, before its container is made.
+
+    `command` is the entry point and its arguments. It passes when it ends well within `timeout`
+    seconds and at least `count` lines of what it says match `pattern`; else nothing is touched,
+    and `cause` and `remedy` say why. A machine that lacks `need` does without.
+    """
+
+    command: tuple[str, ...]
+    pattern: str
+    count: int
+    need: str
+    cause: str
+    remedy: str
+    timeout: int = 120
+
+    def validate(self) -> None:
+        self.require("command", bool(self.command), "must be a command")
+        for name in ("count", "timeout"):
+            self.require(name, getattr(self, name) > 0, "must be positive")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Service(Spec):
     """One container. `command` and `entrypoint` empty mean the image's own.
 
     `secrets` are names of files in /etc/homeport/secrets, mounted at /run/secrets/NAME. GPUs are
     reserved by UUID. `reads` are paths of the node that the program reads only when it starts (a
-    link to a model): when one is newer than the start, the container is recreated. `capability`
-    names the inventory's field in messages. `start_timeout`, `stop_grace` are in seconds,
-    `log_size` is in MiB, kept twice.
+    link to a model): when one leads to another file since, the container is recreated. `trial` is
+    run before the container is made. `capability` names the inventory's field in messages.
+    `start_timeout`, `stop_grace` are in seconds, `log_size` is in MiB, kept twice.
     """
 
     name: str
@@ -118,6 +145,7 @@ class Service(Spec):
     health: HealthCheck | None = None
     restart: Literal["no", "on-failure:3", "unless-stopped"] = "unless-stopped"
     depends_on: tuple[str, ...] = ()
+    trial: Trial | None = None
     start_timeout: int = 900
     stop_grace: int = 30
     log_size: int = 10

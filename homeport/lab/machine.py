@@ -34,6 +34,7 @@ LACKS = {
     "boot_loader": "a container has no boot loader",
     "kernel": "a container has no kernel of its own",
     "iommu": "a container has no IOMMU groups",
+    "cuda": "the GPUs are simulated, and the lab's llama-server is a build for the CPU",
 }
 
 # Enough for systemd and for Docker inside. Left out on purpose: SYS_TIME, SYS_MODULE, SYS_BOOT,

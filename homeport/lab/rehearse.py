@@ -353,7 +353,7 @@ def _print_end(result: Rehearsal) -> None:
     )
     inventory = f"inventory/{result.system}.py"
     for line in (
-        f"bin/homeport probe HOST --inventory {inventory} > inventory/{result.system}.targets.toml",
+        f"bin/homeport probe HOST --inventory {inventory} --write",
         f"bin/homeport lock {inventory}",
         f"bin/homeport converge {inventory}",
         f"bin/homeport verify {inventory}",

@@ -7,11 +7,9 @@ import os
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyinfra.context import ctx_host
 
 from deploys import aboard
 from deploys.aboard import Aboard, Difference, difference, pip_conf
@@ -20,18 +18,9 @@ from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import aboard as node
 from homeport_node.cli import main
+from tests.operations import is_refusal, yielded
 
 NEW, OLD = "0.1.0-py3.13-bbbb", "0.1.0-py3.13-aaaa"
-
-
-def commands(
-    operation: Any, observed: dict[str, Any], **arguments: Any
-) -> tuple[list[str], list[str]]:
-    """What `operation` yields on a node in the state `observed`, and its no-op messages."""
-    noops: list[str] = []
-    fake = SimpleNamespace(get_fact=lambda fact, **kwargs: observed, noop=noops.append)
-    with ctx_host.use(fake):
-        return [repr(command) for command in operation._inner(**arguments)], noops
 
 
 def installed() -> str:
@@ -60,14 +49,12 @@ def test_difference(current: str | None, versions: dict[str, bool], expected: An
 def test_nothing_is_done_when_the_version_is_installed() -> None:
     version = installed()
     observed = {"python": "3.13", "current": version, "versions": {version: True}}
-    done, noops = commands(aboard.install, observed, prefix="0.1.0", sources=Sources())
-    assert done == []
-    assert noops == [f"{version} is installed"]
+    assert yielded(aboard.install, observed, prefix="0.1.0", sources=Sources()) == []
 
 
 def test_the_seal_comes_last_and_the_switch_after_it() -> None:
     observed = {"python": "3.13", "current": OLD, "versions": {OLD: True}}
-    done, _ = commands(aboard.install, observed, prefix="0.1.0", sources=Sources())
+    done = yielded(aboard.install, observed, prefix="0.1.0", sources=Sources())
     steps = ["rm -rf /opt", "venv", "FileUpload", "FileUpload", "pip install", "seal", "mv -T", OLD]
     assert len(done) == len(steps)
     for step, command in zip(steps, done, strict=True):
@@ -77,16 +64,16 @@ def test_the_seal_comes_last_and_the_switch_after_it() -> None:
 
 @pytest.mark.parametrize("observed", [{}, {"python": "3.9", "current": None, "versions": {}}])
 def test_a_node_without_a_fitting_python_is_refused(observed: dict[str, Any]) -> None:
-    done, _ = commands(aboard.install, observed, prefix="0.1.0", sources=Sources())
+    done = yielded(aboard.install, observed, prefix="0.1.0", sources=Sources())
     assert len(done) == 1
+    assert is_refusal(done[0])
     assert "3.10 is the oldest that does" in done[0]
 
 
 def test_removal() -> None:
-    done, _ = commands(aboard.remove, {"python": "3.13", "current": OLD, "versions": {OLD: True}})
+    done = yielded(aboard.remove, {"python": "3.13", "current": OLD, "versions": {OLD: True}})
     assert "rm -rf /opt/homeport" in done[0]
-    done, noops = commands(aboard.remove, {"python": "3.13", "current": None, "versions": {}})
-    assert (done, len(noops)) == ([], 1)
+    assert yielded(aboard.remove, {"python": "3.13", "current": None, "versions": {}}) == []
 
 
 @pytest.mark.parametrize("version", ["", "../x", "v 1", "a/b"])
@@ -106,7 +93,7 @@ def test_pip_conf() -> None:
 def test_an_index_password_is_in_no_command() -> None:
     observed: dict[str, Any] = {"python": "3.13", "current": None, "versions": {}}
     sources = Sources(pypi="https://user:s3same@index.example/simple")
-    done, _ = commands(aboard.install, observed, prefix="0.1.0", sources=sources)
+    done = yielded(aboard.install, observed, prefix="0.1.0", sources=sources)
     assert "s3same" not in "".join(done)
     assert any("install -m 600 /dev/null" in command for command in done)
 

@@ -2,8 +2,17 @@
 
 import pytest
 
-from homeport.apt import LISTS_MAX_AGE, install_command, is_package_name
+from homeport.apt import (
+    LISTS_MAX_AGE,
+    LOCK_WAIT,
+    LOCK_WAIT_VARIABLE,
+    install_command,
+    is_package_name,
+    packages,
+)
+from homeport.spec import SpecError
 from homeport_node.apt import installed_versions
+from tests.operations import yielded
 
 FRESH = {"installed": {"curl": "8.14"}, "lists_age": 60.0}
 
@@ -28,11 +37,35 @@ def test_lists_are_fetched_when_absent_or_older_than_a_day(
     assert ("\nrefresh || stop\n" in command) is fetched
 
 
-def test_only_the_missing_are_installed_and_the_wait_is_bounded() -> None:
-    command = install_command(["jq", "curl", "tree"], FRESH, lock_wait=7)
+def test_only_the_missing_are_installed_and_the_wait_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(LOCK_WAIT_VARIABLE, raising=False)
+    command = install_command(["jq", "curl", "tree"], FRESH)
     assert command is not None
     assert "get install jq tree ||" in command
-    assert "DPkg::Lock::Timeout=7 " in command
+    assert f"DPkg::Lock::Timeout={LOCK_WAIT} " in command
+    monkeypatch.setenv(LOCK_WAIT_VARIABLE, "7")
+    assert "DPkg::Lock::Timeout=7 " in (install_command(["jq"], FRESH) or "")
+
+
+def test_a_wait_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCK_WAIT_VARIABLE, "2 min")
+    with pytest.raises(SpecError, match="HOMEPORT_APT_WAIT: .* must be a number of seconds"):
+        install_command(["jq"], FRESH)
+
+
+@pytest.mark.parametrize("age", [None, 60.0])
+def test_no_package_is_removed(age: float | None) -> None:
+    command = install_command(["chrony"], {"installed": {}, "lists_age": age})
+    assert command is not None
+    runs = [line for line in command.replace("\\\n", "").splitlines() if "apt-get " in line]
+    assert runs
+    assert all("-o APT::Get::Remove=false " in line for line in runs)
+    # The only one that may is a simulation, which names what stands in the way.
+    allowed = [line for line in command.splitlines() if "Remove=true" in line]
+    assert len(allowed) == 1
+    assert "get -s " in allowed[0]
 
 
 def test_a_node_without_python_gets_everything() -> None:
@@ -54,3 +87,8 @@ def test_package_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "-y", "jq;reboot", "JQ", "a b", "$(id)", "jq\n", "x"])
 def test_what_is_no_package_name(name: str) -> None:
     assert not is_package_name(name)
+
+
+def test_the_operation() -> None:
+    assert yielded(packages, FRESH, wanted=["curl"]) == []
+    assert yielded(packages, FRESH, wanted=["jq", "curl"]) == [install_command(["jq"], FRESH)]

@@ -5,15 +5,20 @@ from typing import Any
 import pytest
 
 from deploys.base import (
+    PACKAGES,
     Base,
+    base_packages,
     certificate_changes,
+    clock,
     clock_command,
     clock_package,
     split_certificates,
     timezone_command,
+    trusted_certificates,
 )
 from homeport.spec import SpecError
 from homeport_node.base import fingerprints
+from tests.operations import is_refusal, yielded
 
 # Not certificates: what is done with them never looks inside.
 ONE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -96,6 +101,7 @@ def test_another_timezone_is_moved_into_place() -> None:
 
 def test_a_clock_keeper_that_is_there_is_kept() -> None:
     assert clock_package({"chrony": "4.6", "curl": "8"}) == "chrony"
+    assert clock_package({"chrony", "systemd-timesyncd"}) == "chrony"
     assert clock_package({}) == "systemd-timesyncd"
 
 
@@ -136,3 +142,79 @@ IDLE = {"enabled": "enabled", "active": "inactive"}
 )
 def test_clock(observed: dict[str, Any], command: str | None) -> None:
     assert clock_command(observed) == command
+
+
+# The operations ---------------------------------------------------------------------------------
+
+SPEC = Base(packages=("jq",))
+INSTALLED = {
+    "installed": dict.fromkeys((*PACKAGES, "jq", "systemd-timesyncd"), "1"),
+    "lists_age": 60.0,
+}
+AS_WANTED: dict[str, Any] = {
+    "timezone": "Etc/UTC",
+    "etc_timezone": None,
+    "zone_known": True,
+    "container": False,
+    "units": {"systemd-timesyncd.service": RUNNING},
+    "certificates": _trusting(FIRST),
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments"),
+    [
+        (base_packages, INSTALLED, {}),
+        (clock, AS_WANTED, {}),
+        (trusted_certificates, AS_WANTED, {"texts": (ONE,)}),
+        (trusted_certificates, {}, {"texts": ()}),
+    ],
+)
+def test_nothing_is_done_on_a_node_as_wanted(
+    operation: Any, observed: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    assert yielded(operation, observed, spec=SPEC, **arguments) == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments", "commands"),
+    [
+        (base_packages, {}, {}, ["export DEBIAN_FRONTEND"]),
+        (clock, {**AS_WANTED, "timezone": "Asia/Tokyo"}, {}, ["ln -sfn"]),
+        (clock, {**AS_WANTED, "units": {}}, {}, ["systemctl enable --now"]),
+        (
+            clock,
+            {**AS_WANTED, "timezone": "Asia/Tokyo", "units": {}},
+            {},
+            ["ln -sfn", "systemctl enable --now"],
+        ),
+        (trusted_certificates, {}, {"texts": (ONE,)}, ["FileUpload", "update-ca-certificates"]),
+        (
+            trusted_certificates,
+            AS_WANTED,
+            {"texts": (TWO,)},
+            ["FileUpload", "rm -f /usr/local/share/ca-certificates/", "update-ca-certificates"],
+        ),
+    ],
+)
+def test_what_differs_is_done(
+    operation: Any, observed: dict[str, Any], arguments: dict[str, Any], commands: list[str]
+) -> None:
+    found = yielded(operation, observed, spec=SPEC, **arguments)
+    assert len(found) == len(commands)
+    for one, start in zip(found, commands, strict=True):
+        assert one.startswith(start)
+
+
+def test_a_zone_that_the_node_does_not_know_is_refused() -> None:
+    (refusal,) = yielded(
+        clock, {**AS_WANTED, "timezone": "Asia/Tokyo", "zone_known": False}, spec=SPEC
+    )
+    assert is_refusal(refusal)
+    assert "no time zone Etc/UTC" in refusal
+
+
+def test_a_clock_keeper_that_is_wanted_gets_no_rival() -> None:
+    (command,) = yielded(base_packages, {}, spec=Base(packages=("chrony",)))
+    assert "chrony" in command
+    assert "systemd-timesyncd" not in command

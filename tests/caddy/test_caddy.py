@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import pytest
-from pyinfra.api import FileUploadCommand
 
 from deploys.caddy import Caddy, Site, check_backends, operations, trust_lines
 from deploys.caddy.facts import (
@@ -19,6 +18,8 @@ from deploys.caddy.spec import CONFIG, DISTRIBUTION, DROPIN, dropin, render, sha
 from homeport.observe import program
 from homeport.spec import SpecError
 from homeport_node import caddy as aboard
+from homeport_node.common import Ran
+from tests.operations import yielded
 
 UI = Site(name="iona.example.org", to="open_webui")
 API = Site(name="iona-api.example.org", to="llama_server")
@@ -174,6 +175,7 @@ def test_file_differs(found: dict[str, Any] | None, differs: bool) -> None:
     assert file_differs(found, SHA) is differs
 
 
+PROXY = {"port": 80, "pid": 9, "program": "docker-proxy", "unit": "docker.service"}
 NGINX = {"port": 80, "pid": 7, "program": "nginx", "unit": "nginx.service"}
 
 
@@ -189,6 +191,11 @@ NGINX = {"port": 80, "pid": 7, "program": "nginx", "unit": "nginx.service"}
         (but(foreign=[NGINX]), r"port 80 is taken by nginx \(pid 7, nginx.service\)"),
         (but(foreign=[NGINX]), "systemctl disable --now nginx.service"),
         (but(foreign=[{**NGINX, "unit": "session-1.scope"}]), "`kill 7`"),
+        (but(foreign=[{**PROXY, "container": "web"}]), "by the container web, .*`docker stop web`"),
+        (
+            but(foreign=[{**PROXY, "container": ""}]),
+            "a container, .*`docker ps --filter publish=80`",
+        ),
         (but(foreign=[{**NGINX, "pid": 0, "unit": ""}]), "a process out of sight.*ss -ltnp"),
     ],
 )
@@ -247,20 +254,6 @@ def test_removal(observed: dict[str, Any], commands: list[str]) -> None:
         assert "pki" not in command
 
 
-class Host:
-    """Stands in for pyinfra's host: answers each look at the node with the next of `answers`."""
-
-    def __init__(self, *answers: dict[str, Any]) -> None:
-        self.answers = list(answers)
-        self.noops: list[str] = []
-
-    def get_fact(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-
-    def noop(self, words: str) -> None:
-        self.noops.append(words)
-
-
 TEXT = render(SPEC, BACKENDS)
 RELOAD, REISSUE = "systemctl reload caddy.service", "systemctl stop caddy.service; rm -rf"
 
@@ -299,21 +292,15 @@ RELOAD, REISSUE = "systemctl reload caddy.service", "systemctl stop caddy.servic
     ],
 )
 def test_operations(
-    monkeypatch: pytest.MonkeyPatch,
     operation: Any,
     arguments: dict[str, Any],
     answers: list[dict[str, Any]],
     commands: list[str],
 ) -> None:
-    host = Host(*answers)
-    monkeypatch.setattr(operations, "host", host)
-    found = list(operation._inner(**arguments))
+    found = yielded(operation, *answers, **arguments)
     assert len(found) == len(commands)
     for command, start in zip(found, commands, strict=True):
-        assert (
-            isinstance(command, FileUploadCommand) if not start else str(command).startswith(start)
-        )
-    assert bool(host.noops) is (not commands)
+        assert command.startswith(start or "FileUploadCommand(")
 
 
 def test_a_new_caddyfile_is_validated_as_caddy_before_it_is_in_place() -> None:
@@ -356,3 +343,20 @@ def test_listeners_of_others_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aboard, "_sockets_of", lambda pid: held.get(pid, set()))
     monkeypatch.setattr("os.listdir", lambda path: ["1", "7", "354", "net"])
     assert aboard.foreign_listeners(354) == [NGINX]
+
+
+def test_a_container_that_holds_a_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's own service is never what is to be stopped."""
+    table = "head\n 0: 00000000:0050 00000000:0000 0A 0:0 00:0 0 0 0 111 1\n"
+    files = {
+        "/proc/net/tcp": table,
+        "/proc/9/comm": "docker-proxy\n",
+        "/proc/9/cgroup": "0::/system.slice/docker.service\n",
+    }
+    monkeypatch.setattr(aboard, "read", files.get)
+    monkeypatch.setattr(aboard, "_sockets_of", lambda pid: {"socket:[111]"})
+    monkeypatch.setattr("os.listdir", lambda path: ["9"])
+    monkeypatch.setattr(aboard, "run", lambda *words: Ran(0, "web\n", ""))
+    found = aboard.foreign_listeners(0)
+    assert found == [{**PROXY, "container": "web"}]
+    assert "docker.service" not in ": ".join(refusal(but(foreign=found)) or ())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploys.docker import Docker
+from deploys.docker import Docker, deploy
 from deploys.docker.deploy import (
     GUARD_UNIT,
     OWN_FILES,
@@ -21,6 +21,8 @@ from deploys.docker.spec import daemon_values
 from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
+from homeport_node.common import Ran
+from tests.operations import is_refusal, yielded
 
 SPEC = Docker()
 WANTED = daemon_values(SPEC)
@@ -88,12 +90,40 @@ def test_merging_twice_changes_nothing() -> None:
 
 
 def test_what_is_foreign_stays() -> None:
-    current = {"debug": True, "features": {"buildkit": True}, "log-driver": "syslog"}
+    current = {
+        "bip": "192.168.90.1/24",
+        "debug": True,
+        "features": {"buildkit": True},
+        "live-restore": True,
+        "log-driver": "syslog",
+    }
     config, record = aboard.merged(current, {}, WANTED)
-    assert config["debug"] is True
-    assert config["features"] == {"buildkit": True, "cdi": True}
-    assert config["log-driver"] == "local"
-    assert record["before"] == {"log-driver": "syslog"}
+    assert config == {
+        **current,
+        "default-address-pools": WANTED["default-address-pools"],
+        "features": {"buildkit": True, "cdi": True},
+    }
+    assert set(record["ours"]) == {"default-address-pools", "features/cdi"}
+    assert aboard.merged(config, record, WANTED) == (config, record)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "left_out"),
+    [
+        ({"bridge": "none"}, {"bip"}),
+        ({"fixed-cidr": "172.17.1.0/24"}, {"bip"}),
+        ({"log-opts": {"tag": "x"}}, {"log-driver"}),
+        ({"log-driver": "syslog"}, {"log-opts"}),
+        ({"features": {"cdi": False}}, set()),
+    ],
+)
+def test_what_docker_would_refuse_beside_it_is_left_out(
+    foreign: dict[str, Any], left_out: set[str]
+) -> None:
+    config, record = aboard.merged(foreign, {}, WANTED)
+    assert {**config, **foreign} == config
+    assert WANTED.keys() - record["ours"].keys() - {"features/cdi", *foreign} == left_out
+    assert not left_out & config.keys()
 
 
 def test_all_is_given_back() -> None:
@@ -106,11 +136,11 @@ def test_a_path_that_is_dropped_goes_and_its_neighbours_stay() -> None:
     config, record = aboard.merged({}, {}, {"bip": "10.0.0.1/24", "log-driver": "local"})
     assert aboard.merged(config, record, {"log-driver": "local"}) == (
         {"log-driver": "local"},
-        {"ours": {"log-driver": "local"}, "before": {}},
+        {"ours": {"log-driver": "local"}},
     )
 
 
-def test_an_edit_of_a_path_of_ours_is_undone_but_not_taken_for_what_was_before() -> None:
+def test_an_edit_of_a_path_of_ours_is_undone() -> None:
     config, record = aboard.merged({}, {}, WANTED)
     edited = {**config, "log-driver": "syslog"}
     assert aboard.merged(edited, record, WANTED) == (config, record)
@@ -190,12 +220,56 @@ def test_a_merge_that_is_cut_short_is_healed_and_can_be_given_back(
 
 def test_a_restart_is_due_for_our_paths_only(on_disk: Path) -> None:
     aboard.merge(WANTED)
-    assert aboard.daemon(WANTED)["not_running"] == sorted(aboard.OWNED)  # nobody knows
     started = json.loads(aboard.DAEMON_JSON.read_text())
     aboard.STARTED_WITH.write_text(json.dumps({**started, "debug": True}))
     assert aboard.daemon(WANTED)["not_running"] == []
     aboard.STARTED_WITH.write_text(json.dumps({**started, "bip": "10.0.0.1/24"}))
     assert aboard.daemon(WANTED)["not_running"] == ["bip"]
+    aboard.STARTED_WITH.write_text("{")
+    assert aboard.daemon(WANTED)["not_running"] == sorted(WANTED)
+
+
+def test_a_docker_that_was_there_before_runs_what_was_on_the_disk(on_disk: Path) -> None:
+    aboard.DAEMON_JSON.parent.mkdir()
+    aboard.DAEMON_JSON.write_text(json.dumps({**WANTED, "features": {"cdi": True}}))
+    assert aboard.daemon(WANTED)["differs"] == aboard.daemon(WANTED)["not_running"] == []
+    aboard.RECORD.parent.mkdir()
+    aboard.RECORD.write_text(json.dumps({"ours": WANTED}))
+    assert aboard.daemon(WANTED)["not_running"] == []
+    aboard.RECORD.unlink()
+    aboard.DAEMON_JSON.write_text('{"bip": "192.168.90.1/24"}')
+    aboard.merge(WANTED)
+    rest = sorted(WANTED.keys() - {"bip"})
+    assert aboard.daemon(WANTED)["differs"] == []
+    assert aboard.daemon(WANTED)["not_running"] == rest
+    assert aboard.STARTED_WITH.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_docker_that_other_people_use_is_not_restarted_to_take_our_paths_back(
+    on_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"Names": ["/iona-x-1"], "Labels": dict([aboard.OWN_PROJECT])}
+    theirs = {"Names": ["/registry"], "Labels": {}}
+    ran: list[tuple[str, ...]] = []
+    running = [ours, theirs]
+    monkeypatch.setattr(aboard, "units", lambda names: {"docker.service": {"active": True}})
+    monkeypatch.setattr(aboard, "ask", lambda path: running)
+
+    def run(*words: str, **_: Any) -> Ran:
+        ran.append(words)
+        return Ran(0, "", "")
+
+    monkeypatch.setattr(aboard, "run", run)
+    aboard.merge(WANTED)
+    aboard.STARTED_WITH.write_text(aboard.DAEMON_JSON.read_text())
+    assert aboard.take_back() is None
+    assert ran == []
+    assert not aboard.DAEMON_JSON.exists()
+    aboard.merge(WANTED)
+    running.remove(theirs)
+    assert aboard.take_back() is None
+    assert ran == [("systemctl", "restart", "docker.service")]
+    assert not aboard.RECORD.exists()
 
 
 # The engine and the guard -----------------------------------------------------------------------
@@ -249,6 +323,12 @@ def test_guard(unit: dict[str, bool], same: bool, commands: list[str]) -> None:
     assert guard_commands(observed) == commands
 
 
+def test_a_drop_in_of_nftables_that_systemd_has_not_read() -> None:
+    units = {GUARD_UNIT: GOOD, "nftables.service": {**GOOD, "stale": True}}
+    observed = {"units": units, "guard": {"same": True, "error": ""}}
+    assert guard_commands(observed) == ["systemctl daemon-reload"]
+
+
 def _network(interface: str, *subnets: str) -> dict[str, Any]:
     return {"name": "n", "interface": interface, "subnets": [*subnets]}
 
@@ -279,8 +359,35 @@ def test_bridges_are_told_apart() -> None:
     }
     assert known(observed) == Known(inside=("mine0",), outside=("br-lan",))
     text = rules(SPEC, known(observed))
-    assert text.index('"br-lan" goto') < text.index('"br-*" accept')
+    assert text.index('"br-lan" goto') < text.index('"br-*" jump')
     assert 'iifname "mine0" accept' in text
+
+
+def test_a_name_like_dockers_is_not_enough() -> None:
+    """A bridge "br-lan" that is made after the converge is outside."""
+    lines = [line.strip() for line in rules(SPEC, Known()).splitlines()]
+    assert [line for line in lines if "br-*" in line and "accept" in line] == []
+    inside = lines[lines.index("chain from_a_bridge {") + 1 : lines.index("chain from_outside {")]
+    assert [line for line in inside if "accept" in line] == [
+        "ip saddr @containers4 fib saddr . iif oif exists accept"
+    ]
+
+
+def test_foreign_pools_are_guarded_unless_the_node_is_in_them() -> None:
+    observed = {
+        "networks": [],
+        "daemon": {"pools": ["10.213.0.0/16", "172.30.0.0/16", "192.168.0.0/16"]},
+        "routes": [["192.168.1.0/24", "eth0"]],
+    }
+    assert "elements = { 10.213.0.0/16, 172.30.0.0/16 }" in rules(SPEC, known(observed))
+    assert known({**observed, "networks": None}) == known(observed)
+
+
+def test_pools_as_daemon_json_names_them() -> None:
+    wrong: list[Any] = [{"base": "x"}, {}, "y", None]
+    config = {"default-address-pools": [*wrong, {"base": "172.30.0.7/16", "size": 24}]}
+    assert aboard.pools(config) == ["172.30.0.0/16"]
+    assert aboard.pools({}) == aboard.pools({"default-address-pools": 7}) == []
 
 
 def test_rules_outlive_a_docker_that_is_stopped() -> None:
@@ -361,3 +468,144 @@ def test_registries_of_the_sources_are_trusted_and_forgotten() -> None:
 def test_our_files_say_whose_they_are(path: str) -> None:
     first = OWN_FILES[path].read_text().splitlines()[0]
     assert first == "# Managed by Homeport (docker). Changes are replaced by the next converge."
+
+
+# The operations ---------------------------------------------------------------------------------
+
+TEXTS = wanted_files(Sources())
+AS_WANTED: dict[str, Any] = {
+    "os": {"id": "debian", "version": "13"},
+    "daemon": {"error": "", "differs": [], "not_running": [], "pools": ["10.213.0.0/16"]},
+    "recorded": True,
+    "units": {"docker.service": GOOD, GUARD_UNIT: GOOD},
+    "networks": [_network("docker0", "10.213.0.0/24")],
+    "foreign": ["registry"],
+    "bridges": ["docker0"],
+    "routes": [["10.213.0.0/24", "docker0"]],
+    "guard": {"rules": rules(SPEC, Known()), "same": True, "error": ""},
+    "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in TEXTS.items()},
+    "certificates": {},
+}
+BARE: dict[str, Any] = {
+    "os": {"id": "debian", "version": "13"},
+    "daemon": {"error": "", "differs": ["bip"], "not_running": [], "pools": []},
+    "guard": {"rules": None, "same": False, "error": ""},
+}
+INSTALLED = {"installed": dict.fromkeys(packages(AS_WANTED["os"], {}) or (), "1"), "lists_age": 1.0}
+NOTHING = {"installed": {}, "lists_age": 1.0}
+RESTART_DUE = {**AS_WANTED, "daemon": {**AS_WANTED["daemon"], "not_running": ["bip", "log-driver"]}}
+CONFIGURATION = {"spec": SPEC, "sources": Sources()}
+
+
+def _but(**changes: Any) -> dict[str, Any]:
+    """A node as wanted, but for `changes`; a mapping changes single keys."""
+    return {
+        **AS_WANTED,
+        **{
+            key: {**AS_WANTED[key], **value} if isinstance(value, dict) else value
+            for key, value in changes.items()
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments", "commands"),
+    [
+        (deploy.configuration, [AS_WANTED], CONFIGURATION, []),
+        (
+            deploy.configuration,
+            [BARE],
+            CONFIGURATION,
+            [*["FileUpload"] * 4, "systemctl daemon-reload && systemctl enable", "_module.merge("],
+        ),
+        (deploy.configuration, [_but(guard={"rules": "x"})], CONFIGURATION, ["FileUpload"]),
+        (deploy.configuration, [_but(daemon={"differs": ["bip"]})], CONFIGURATION, ["merge("]),
+        (deploy.configuration, [_but(certificates={"/x": "y"})], CONFIGURATION, ["rm -f /x"]),
+        (deploy.packages, [INSTALLED, AS_WANTED], {}, []),
+        (deploy.packages, [NOTHING, AS_WANTED], {}, ["docker-cli docker-compose docker.io nft"]),
+        (deploy.running, [AS_WANTED], {"spec": SPEC}, []),
+        (
+            deploy.running,
+            [{**RESTART_DUE, "foreign": []}, AS_WANTED],
+            {"spec": SPEC},
+            ["systemctl restart docker.service"],
+        ),
+        # Docker's start shows a network of its own with a subnet outside the pool.
+        (
+            deploy.running,
+            [
+                _but(units={"docker.service": {**GOOD, "active": False}}, networks=None),
+                _but(networks=[_network("docker0", "172.30.0.0/24")]),
+            ],
+            {"spec": SPEC},
+            ["systemctl reset-failed", "systemctl start docker", "FileUpload", "reload-or-restart"],
+        ),
+        (deploy.removed, [BARE], {}, []),
+        (
+            deploy.removed,
+            [AS_WANTED],
+            {},
+            ["_module.take_back(", "systemctl disable --now", "rm -f", "systemctl daemon-reload"],
+        ),
+        # Interrupted after daemon.json.
+        (
+            deploy.removed,
+            [{**BARE, "guard": {"rules": "x"}}],
+            {},
+            ["rm -f /etc/homeport/docker-guard.nft", "systemctl daemon-reload"],
+        ),
+    ],
+)
+def test_operations(
+    operation: Any, observed: list[dict[str, Any]], arguments: dict[str, Any], commands: list[str]
+) -> None:
+    found = yielded(operation, *observed, **arguments)
+    assert len(found) == len(commands), found
+    for command, words in zip(found, commands, strict=True):
+        assert words in command
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments", "words"),
+    [
+        (
+            deploy.configuration,
+            [{**BARE, "routes": [["10.213.4.0/24", "eth0"]]}],
+            CONFIGURATION,
+            "10.213.0.0/16 hides a part of the node's network: 10.213.4.0/24 is reached through",
+        ),
+        (
+            deploy.configuration,
+            [{**BARE, "daemon": {"error": "daemon.json: Expecting value"}}],
+            CONFIGURATION,
+            "daemon.json cannot be merged: daemon.json: Expecting value",
+        ),
+        (
+            deploy.packages,
+            [NOTHING, {"os": {"id": "fedora", "version": "43"}}],
+            {},
+            "fedora 43 is not known",
+        ),
+        (deploy.running, [_but(guard={"error": "no fib"})], {"spec": SPEC}, "nft: no fib"),
+        (
+            deploy.running,
+            [RESTART_DUE],
+            {"spec": SPEC},
+            "for bip, log-driver in daemon.json, and that stops containers that are not",
+        ),
+        (deploy.running, [RESTART_DUE], {"spec": SPEC}, ": registry: when it suits them"),
+    ],
+)
+def test_refusals(
+    operation: Any, observed: list[dict[str, Any]], arguments: dict[str, Any], words: str
+) -> None:
+    (refusal,) = yielded(operation, *observed, **arguments)
+    assert is_refusal(refusal)
+    assert words in refusal.replace("'\"'\"'", "'")
+
+
+def test_the_guard_is_in_force_before_a_restart_is_refused() -> None:
+    opened = {**RESTART_DUE, "guard": {**AS_WANTED["guard"], "same": False}}
+    first, second = yielded(deploy.running, opened, spec=SPEC)
+    assert first == f"systemctl reload-or-restart {GUARD_UNIT}"
+    assert is_refusal(second)

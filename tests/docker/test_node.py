@@ -8,6 +8,7 @@ import pytest
 
 from deploys.docker.spec import daemon_values
 from deploys.node import Node
+from homeport_node.docker import YIELDS_TO
 
 pytestmark = pytest.mark.node
 
@@ -25,17 +26,26 @@ def test_docker_and_its_guard_run_and_are_enabled(host: Any) -> None:
 
 
 def test_docker_runs_what_the_inventory_says(host: Any, node: Node) -> None:
+    """But for what somebody else had set in daemon.json before: that is theirs to say."""
     assert node.docker is not None
     wanted = daemon_values(node.docker)
+    ours = json.loads(host.check_output("cat /var/lib/homeport/docker.json"))["ours"]
+    file = json.loads(host.check_output("cat /etc/docker/daemon.json"))
+    for path in wanted.keys() - ours.keys():
+        theirs = {path.split("/")[0], *YIELDS_TO.get(path, ())} & file.keys()
+        assert theirs, f"{path} is missing, and nobody else set it"
     info = json.loads(host.check_output("docker info --format '{{json .}}'"))
-    assert info["LoggingDriver"] == wanted["log-driver"]
-    pools = info["DefaultAddressPools"]
-    assert [(one["Base"], one["Size"]) for one in pools] == [
-        (one["base"], one["size"]) for one in wanted["default-address-pools"]
-    ]
-    shown = host.check_output("ip -4 -json address show docker0")
-    address = json.loads(shown)[0]["addr_info"][0]
-    assert f"{address['local']}/{address['prefixlen']}" == wanted["bip"]
+    if "log-driver" in ours:
+        assert info["LoggingDriver"] == wanted["log-driver"]
+    if "default-address-pools" in ours:
+        pools = info["DefaultAddressPools"]
+        assert [(one["Base"], one["Size"]) for one in pools] == [
+            (one["base"], one["size"]) for one in wanted["default-address-pools"]
+        ]
+    if "bip" in ours:
+        shown = host.check_output("ip -4 -json address show docker0")
+        address = json.loads(shown)[0]["addr_info"][0]
+        assert f"{address['local']}/{address['prefixlen']}" == wanted["bip"]
 
 
 def test_compose_is_there(host: Any) -> None:
@@ -62,10 +72,12 @@ def test_every_container_subnet_is_guarded(host: Any) -> None:
             )
 
 
-def test_no_port_is_published_to_a_network(host: Any) -> None:
-    ids = host.check_output("docker ps -q").split()
+def test_no_port_of_the_stack_is_published_to_a_network(host: Any, node: Node) -> None:
+    """What containers of others publish is not ours to judge."""
+    mine = f"label=com.docker.compose.project={node.name}"
+    ids = host.check_output(f"docker ps -q --filter {mine}").split()
     if not ids:
-        pytest.skip("no container runs")
+        pytest.skip("no container of the stack runs")
     for container in json.loads(host.check_output(f"docker inspect {' '.join(ids)}")):
         for port, bindings in container["NetworkSettings"]["Ports"].items():
             for binding in bindings or []:

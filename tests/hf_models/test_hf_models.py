@@ -2,11 +2,9 @@
 
 import copy
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyinfra.context import ctx_host
 
 from deploys import hf_models
 from deploys.hf_models import HfModels, Model, difference, document, prunable
@@ -14,6 +12,7 @@ from homeport.lock import LockedFile
 from homeport.observe import program
 from homeport.pins import HubRepo
 from homeport.spec import SpecError
+from tests.operations import is_refusal, yielded
 
 A, B = "a" * 40, "b" * 40
 REPO = HubRepo(repo="owner/gemma", patterns=("*Q4_0.gguf", "mmproj.gguf"))
@@ -55,16 +54,6 @@ def observed(**changes: Any) -> dict[str, Any]:
     state = copy.deepcopy(WHOLE)
     state["models"]["gemma"][A]["faults"] = changes.pop("faults", {})
     return {**state, **changes}
-
-
-def commands(
-    operation: Any, state: dict[str, Any], value: HfModels | None
-) -> tuple[list[str], list[str]]:
-    """What `operation` yields on a node in that state, and its no-op messages."""
-    noops: list[str] = []
-    fake = SimpleNamespace(get_fact=lambda fact, **kwargs: state, noop=noops.append)
-    with ctx_host.use(fake):
-        return [repr(command) for command in operation._inner(spec=value)], noops
 
 
 @pytest.mark.parametrize(
@@ -173,9 +162,8 @@ def test_a_pattern_that_names_a_folder_matches_what_is_in_it() -> None:
 )
 def test_difference(state: dict[str, Any], source: HubRepo, expected: list[str]) -> None:
     assert difference(spec(source), state) == expected
-    done, noops = commands(hf_models.sync, state, spec(source))
+    done = yielded(hf_models.sync, state, spec=spec(source))
     assert len(done) == bool(expected)
-    assert noops == ([] if expected else ["the models are as wanted"])
     if expected:
         assert "/opt/homeport/current/bin/homeport-node hf_models sync" in done[0]
 
@@ -187,8 +175,9 @@ def test_without_a_lock_the_commit_that_serves_goes_first() -> None:
 
 
 def test_a_foreign_file_in_a_links_place_is_refused() -> None:
-    done, _ = commands(hf_models.sync, observed(taken=["model.gguf"]), spec())
+    done = yielded(hf_models.sync, observed(taken=["model.gguf"]), spec=spec())
     assert len(done) == 1
+    assert is_refusal(done[0])
     assert "/srv/homeport/models/model.gguf is in the way" in done[0]
 
 
@@ -217,16 +206,15 @@ def test_a_foreign_file_in_a_links_place_is_refused() -> None:
 )
 def test_prunable(state: dict[str, Any], changes: dict[str, Any], expected: list[str]) -> None:
     assert prunable(spec(**changes), state) == expected
-    done, noops = commands(hf_models.remove_spare, state, spec(**changes))
-    assert (len(done), len(noops)) == ((1, 0) if expected else (0, 1))
+    done = yielded(hf_models.remove_spare, state, spec=spec(**changes))
+    assert len(done) == bool(expected)
 
 
 def test_links_in_a_directory_used_before_are_removed() -> None:
     state = observed(elsewhere={"/old dir": ["model.gguf"]})
-    done, _ = commands(hf_models.unlink_elsewhere, state, None)
-    assert done == ["StringCommand(rm -f -- '/old dir/model.gguf')"]
-    done, noops = commands(hf_models.unlink_elsewhere, observed(), spec())
-    assert (done, len(noops)) == ([], 1)
+    done = yielded(hf_models.unlink_elsewhere, state, spec=None)
+    assert done == ["rm -f -- '/old dir/model.gguf'"]
+    assert yielded(hf_models.unlink_elsewhere, observed(), spec=spec()) == []
 
 
 def test_the_document_is_the_same_for_the_same_spec_and_holds_no_secret() -> None:

@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 
-from deploys.host_names import BEGIN, END, PATH, HostNames, conflict, with_block, write_command
+from deploys.host_names import (
+    BEGIN,
+    END,
+    PATH,
+    HostNames,
+    conflict,
+    hosts_file,
+    with_block,
+    write_command,
+)
 from homeport.spec import SpecError
+from tests.operations import is_refusal, yielded
 
 FOREIGN = "127.0.0.1\tlocalhost\n# a remark\n192.0.2.7 printer printer.example\n"
 ONE = HostNames(names=("a.example",))
@@ -90,3 +100,20 @@ def test_the_file_is_written_whole(tmp_path: Path) -> None:
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
     assert hosts.read_text() == text
     assert [*tmp_path.iterdir()] == [hosts]
+
+
+def test_nothing_is_done_when_the_names_are_there() -> None:
+    assert yielded(hosts_file, {"hosts": FOREIGN + BLOCK}, spec=ONE) == []
+    assert yielded(hosts_file, {"hosts": FOREIGN}, spec=None) == []
+
+
+def test_the_file_is_written_in_one_command() -> None:
+    assert yielded(hosts_file, {"hosts": FOREIGN}, spec=ONE) == [write_command(FOREIGN + BLOCK)]
+    assert yielded(hosts_file, {"hosts": FOREIGN + BLOCK}, spec=None) == [write_command(FOREIGN)]
+    assert yielded(hosts_file, {}, spec=ONE) == [write_command(BLOCK)]
+
+
+def test_a_name_that_is_elsewhere_is_refused() -> None:
+    (refusal,) = yielded(hosts_file, {"hosts": "192.0.2.7 a.example\n"}, spec=ONE)
+    assert is_refusal(refusal)
+    assert "line 1 of /etc/hosts: 192.0.2.7 a.example" in refusal

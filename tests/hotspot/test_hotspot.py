@@ -12,14 +12,18 @@ from deploys.hotspot import (
     NAMES_FILE,
     Hotspot,
     config_hash,
+    configuration,
     names_text,
     profile_text,
+    removed,
+    running,
     running_commands,
     wanted_files,
 )
 from homeport.pins import Radio
 from homeport.spec import SpecError
 from homeport_node import hotspot as aboard
+from tests.operations import is_refusal, yielded
 
 RADIO = Radio(handle="hotspot", mac="02:00:00:00:00:01")
 SPEC = Hotspot(radio=RADIO, ssid="MoonshotBridge")
@@ -187,3 +191,67 @@ def test_a_dns_question_and_its_answer() -> None:
     nothing = question[:2] + struct.pack(">5H", 0x8183, 1, 0, 0, 0) + question[12:]
     assert aboard.txt_answer(question, nothing) == ""
     assert aboard.txt_answer(question, nothing + b"\0" * 40) == ""
+
+
+# The operations ---------------------------------------------------------------------------------
+
+AS_WANTED: dict[str, Any] = {
+    **RUNNING,
+    "interface": "wlan0",
+    "files": wanted_files(SPEC, NAMES, {}),
+    "manages": ["eth0"],
+    "country": "DE",
+}
+BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profile": {}}
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "wanted", "commands"),
+    [
+        (configuration, AS_WANTED, True, []),
+        (configuration, {**BARE, "manages": ["eth0"]}, True, ["FileUpload"]),
+        (configuration, BARE, True, ["FileUpload"] * 2),
+        (
+            configuration,
+            {**BARE, "active": True},
+            True,
+            ["FileUpload", "FileUpload", "nmcli general reload conf"],
+        ),
+        (
+            configuration,
+            {**AS_WANTED, "files": {**AS_WANTED["files"], COUNTRY_FILE: "x"}},
+            True,
+            ["rm -f"],
+        ),
+        (running, AS_WANTED, True, []),
+        (running, {**AS_WANTED, "wifi_off": True}, True, ["nmcli radio wifi on"]),
+        (removed, {**AS_WANTED, "files": {}, "profile": {"present": False}}, False, []),
+        (removed, {**AS_WANTED, "files": {}}, False, ["nmcli connection delete"]),
+        (
+            removed,
+            {**AS_WANTED, "files": {CONFINED_FILE: "x"}},
+            False,
+            ["systemctl disable --now NetworkManager", "nmcli connection delete"],
+        ),
+    ],
+)
+def test_operations(
+    operation: Any, observed: dict[str, Any], wanted: bool, commands: list[str]
+) -> None:
+    arguments = {"spec": SPEC, "names": NAMES} if wanted else {}
+    found = yielded(operation, observed, **arguments)
+    assert len(found) == len(commands), found
+    for one, start in zip(found, commands, strict=True):
+        assert one.startswith(start)
+
+
+def test_the_profile_is_written_before_it_is_brought_up() -> None:
+    found = yielded(running, BARE, spec=SPEC, names=NAMES)
+    assert "_module.write_profile(" in found[0]
+    assert found[-1] == CYCLE
+
+
+def test_a_node_without_the_radio_is_refused() -> None:
+    (refusal,) = yielded(configuration, {**BARE, "interface": ""}, spec=SPEC, names=NAMES)
+    assert is_refusal(refusal)
+    assert RADIO.mac in refusal

@@ -1,6 +1,10 @@
-"""Iona on Debian 12, built by pyinfra's own command line: Docker 20.10 and Compose 1 this time."""
+"""Iona on Debian 12, as a user with sudo, by pyinfra's own command line.
+
+Docker 20.10 and Compose 1 this time; uploads go through sudo, and one secret is given at the desk.
+"""
 
 import json
+import secrets as randomness
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +16,35 @@ from homeport.leaks import find_leaks
 
 pytestmark = pytest.mark.container
 
+USER = "olga"
+GIVEN = randomness.token_urlsafe(32)
+
 
 @pytest.fixture(scope="module")
-def bookworm() -> Iterator[Stage]:
-    with stage(Path("inventory/iona.py"), release="bookworm") as on:
+def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Iona's inventory, with the API key from the desk's environment."""
+    text = Path("inventory/iona.py").read_text()
+    given = '    name="iona",\n    secrets_given={"llama_server.api_key": from_env("IONA_KEY")},\n'
+    text = text.replace('    name="iona",\n', given, 1)
+    text = text.replace(
+        "from deploys.base import", "from deploys.secrets import from_env\nfrom deploys.base import"
+    )
+    path = tmp_path_factory.mktemp("x") / "inventory" / "iona.py"
+    path.parent.mkdir()
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bookworm(inventory: Path) -> Iterator[Stage]:
+    with stage(inventory, release="bookworm") as on, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IONA_KEY", GIVEN)
+        on.machine.succeed(
+            f"useradd --create-home --shell /bin/sh {USER}\n"
+            f"echo '{USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{USER}\n"
+            f"cp -r /root/.ssh /home/{USER}/ && chown -R {USER}: /home/{USER}/.ssh"
+        )
+        on.targets.write_text(on.targets.read_text().replace('user = "root"', f'user = "{USER}"'))
         made = homeport(on, "lock", str(on.inventory))
         assert made.returncode == 0, made.stderr
         yield on
@@ -27,10 +56,16 @@ def test_pyinfra_alone_builds_it_and_prints_no_secret(bookworm: Stage) -> None:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-4000:]
     known = secrets(bookworm)
+    assert known["llama_server.api_key"] == GIVEN
     assert len(known) >= 3
     assert find_leaks(known, {"pyinfra -y -vvv --diff": said}) == []
     planted = f"{said} --api-key {known['llama_server.api_key']}"
     assert find_leaks(known, {"a planted leak": planted}) != []
+
+
+def test_nothing_is_left_of_the_uploads(bookworm: Stage) -> None:
+    left = bookworm.machine.succeed("ls -d /tmp/homeport-* /tmp/pyinfra-* 2>/dev/null || true")
+    assert left == ""
 
 
 def test_it_is_verified(bookworm: Stage) -> None:
@@ -46,3 +81,30 @@ def test_a_second_run_changes_nothing(bookworm: Stage) -> None:
     done = pyinfra(bookworm, "-y", "--json")
     assert done.returncode == 0, done.stderr
     assert containers(bookworm) == before
+
+
+def test_the_verbs_of_every_day(bookworm: Stage) -> None:
+    """Status, logs, stop and start, as a person types them."""
+    inventory = str(bookworm.inventory)
+    assert homeport(bookworm, "status", inventory).returncode == 0
+    logs = homeport(bookworm, "logs", inventory, "llama-server", "--lines", "20")
+    assert logs.returncode == 0
+    assert len(logs.stdout.splitlines()) >= 5
+    assert homeport(bookworm, "stop", inventory).returncode == 0
+    assert homeport(bookworm, "status", inventory).returncode == 2
+    assert homeport(bookworm, "start", inventory).returncode == 0
+    assert homeport(bookworm, "status", inventory).returncode == 0
+
+
+def test_probe_reads_the_machine(bookworm: Stage) -> None:
+    """What `probe` prints is a targets file for this very machine."""
+    machine = bookworm.machine
+    words = ["probe", machine.address, "--user", USER, "--key", str(machine.ssh_key)]
+    done = homeport(bookworm, *words, "--inventory", str(bookworm.inventory))
+    assert done.returncode == 0, done.stderr
+    for expected in (machine.host_key, USER, *(gpu.uuid for gpu in machine.gpus)):
+        assert expected in done.stdout
+    path = bookworm.directory / "probed.targets.toml"
+    path.write_text(done.stdout)
+    again = homeport(bookworm, "--targets", str(path), "status", str(bookworm.inventory))
+    assert again.returncode == 0, again.stderr

@@ -1,6 +1,7 @@
 """Cases: llama-server's arguments, what is refused at the desk, and a node without its GPUs."""
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -75,7 +76,9 @@ def test_service() -> None:
     assert one.gpus == (LEFT, RIGHT)
     assert one.reads == ("/srv/models/model.gguf", "/srv/models/mmproj.gguf")
     assert one.health is not None
-    assert one.health.start_period == 600
+    assert one.health.start_period == SPEC.start_timeout
+    # The order of fit_target, whatever order CUDA would choose.
+    assert one.environment == {"CUDA_VISIBLE_DEVICES": "GPU-aaaa,GPU-bbbb"}
     assert one != service(SPEC, "/srv/models", "d" * 40)
     assert service(changed(port=9000), "/srv/models").ports[0].container == 8080
 
@@ -140,6 +143,22 @@ def test_a_node_without_its_gpus_is_refused(changes: dict[str, Any], words: str)
         assert words in problem[0]
     else:
         assert problem is None
+
+
+def test_the_image_is_asked_for_its_gpus() -> None:
+    asked = service(SPEC, "/srv/models").trial
+    assert asked is not None
+    assert (asked.count, asked.need) == (2, "cuda")
+    listed = "Available devices:\n  CUDA0: NVIDIA GeForce RTX 2080 Ti (11264 MiB, 9 MiB free)\n"
+    assert len(re.findall(asked.pattern, listed, re.MULTILINE)) == 1
+    assert not re.findall(asked.pattern, "Available devices:\n  (none)\n", re.MULTILINE)
+    without = service(changed(gpus=(), fit_target=()), "/srv/models")
+    assert without.trial is None
+    assert without.environment == {}
+
+
+def test_the_proof_that_it_computes_there_needs_cuda() -> None:
+    assert LlamaServer.CHECKS_NEED.keys() == {"cuda"}
 
 
 def test_a_bare_node_is_refused_and_no_gpu_needs_none() -> None:

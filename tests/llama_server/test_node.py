@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from deploys.node import Node
+from homeport.targets import Target
 
 pytestmark = pytest.mark.node
 
@@ -60,3 +61,19 @@ def test_the_container_sees_exactly_its_gpus(node: Node, host: Any) -> None:
     service = "label=com.docker.compose.service=llama-server"
     listed = host.check_output(f"docker exec $(docker ps -q --filter {service}) nvidia-smi -L")
     assert {line.split("UUID: ")[1].rstrip(")") for line in listed.splitlines()} == wanted
+
+
+def test_the_engine_computes_on_each_of_its_gpus(node: Node, target: Target, host: Any) -> None:
+    """A driver older than the image's CUDA lets it serve from the CPU, without a word."""
+    assert node.llama_server is not None
+    wanted = {gpu.uuid for gpu in node.llama_server.gpus}
+    if not wanted:
+        pytest.skip("the inventory gives it no GPU")
+    if "cuda" in target.lacks:
+        pytest.skip(f"not exercised here: no cuda: {target.lacks['cuda']}")
+    service = "label=com.docker.compose.service=llama-server"
+    top = host.check_output(f"docker top $(docker ps -q --filter {service}) -o pid")
+    processes = {line.strip() for line in top.splitlines()[1:]}
+    query = "nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader"
+    pairs = [line.split(", ") for line in host.check_output(query).splitlines() if ", " in line]
+    assert {uuid for uuid, pid in pairs if pid in processes} >= wanted

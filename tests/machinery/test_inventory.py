@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,6 +19,8 @@ UUID = "GPU-00000000-0000-0000-0000-000000000001"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine(Spec):
+    CHECKS_NEED: ClassVar[dict[str, str]] = {"cuda": "that it computes"}
+
     image: Image
     gpus: tuple[Gpu, ...] = ()
     repo: HubRepo | None = None
@@ -85,6 +88,15 @@ def test_what_the_machine_lacks_is_reported_and_left_out() -> None:
     assert kept.radio is None
     assert [(m.capability, m.reason) for m in missing] == [("radio", "no radio: a container")]
     assert without_lacking(machine, target()) == (machine, ())
+
+
+def test_what_cannot_be_shown_is_reported_and_stays() -> None:
+    machine = Machine(engine=ENGINE)
+    kept, missing = without_lacking(machine, target(lacks={"cuda": "a container"}))
+    assert kept == machine
+    assert [(m.capability, m.reason) for m in missing] == [
+        ("engine", "that it computes: no cuda: a container")
+    ]
 
 
 def test_a_host_is_reached_by_its_key_alone(

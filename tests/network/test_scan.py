@@ -2,6 +2,8 @@
 
 import socket
 
+import pytest
+
 from homeport.scan import open_ports
 
 
@@ -13,3 +15,26 @@ def test_an_open_port_is_found() -> None:
         near = range(max(1, port - 5), min(65535, port + 5))
         assert port in open_ports("127.0.0.1", ports=near)["127.0.0.1"]
     assert open_ports("127.0.0.1", ports=[port]) == {"127.0.0.1": []}
+
+
+def test_a_host_name_is_scanned_at_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def resolve(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(name)
+        return [(0, 0, 0, "", (place, 0)) for place in ("127.0.0.1", "127.0.0.2", "127.0.0.2")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with socket.socket() as first, socket.socket() as second:
+        ports = []
+        for server, place in ((first, "127.0.0.1"), (second, "127.0.0.2")):
+            server.bind((place, 0))
+            server.listen()
+            ports.append(server.getsockname()[1])
+        assert open_ports("iona.example", ports=ports) == {"iona.example": sorted(ports)}
+    assert asked == ["iona.example"]
+
+
+def test_a_name_without_an_address_is_an_error() -> None:
+    with pytest.raises(OSError, match="."):
+        open_ports("no-such-host.invalid", ports=[1])

@@ -36,6 +36,8 @@ def test_service() -> None:
     assert one.entrypoint == ("sh", "/homeport/start.sh")
     assert one.command == ("bash", "start.sh")
     assert one.volumes[0].name == "open-webui"
+    assert not one.volumes[0].adopt
+    assert service(dataclasses.replace(SPEC, adopt=True), Around()).volumes[0].adopt
     assert one.depends_on == ("llama-server",)
     names = ("open_webui.secret_key", "open_webui.admin_password", "llama_server.api_key")
     assert one.secrets == names

@@ -2,19 +2,37 @@
 
 import dataclasses
 import hashlib
+import inspect
+import json
 import os
+import re
+import socketserver
+import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 
-from deploys.stack import Bind, HealthCheck, MountedFile, Port, Service, Stack, Volume, operations
+from deploys.stack import (
+    Bind,
+    HealthCheck,
+    MountedFile,
+    Port,
+    Service,
+    Stack,
+    Trial,
+    Volume,
+    deploy,
+    operations,
+)
 from deploys.stack.compose import content_hash, file_label, render
 from deploys.stack.difference import Difference, difference, stray_files, unit_steps
 from deploys.stack.facts import arguments
+from deploys.stack.spec import DIRECTORY
 from homeport.pins import Gpu, Image
+from homeport.report import PROGRESS
 from homeport.spec import SpecError
 from homeport_node import stack as aboard
 from homeport_node import stack_actions
@@ -71,6 +89,8 @@ def observed(**changes: Any) -> dict[str, Any]:
         "services": {"engine": running("engine"), "ui": running("ui", health="")},
         "extra": [],
         "taken": {},
+        "foreign": [],
+        "volumes": {"ui-data": {"ours": True, "users": []}},
     }
     return {**state, **changes}
 
@@ -131,6 +151,36 @@ CASES: dict[str, tuple[dict[str, Any], Difference]] = {
             )
         ),
     ),
+    "container of somebody else": (
+        observed(foreign=[{"name": "iona-web-1", "directory": "/home/x"}]),
+        Difference(
+            refused=(
+                "the container iona-web-1 belongs to another Compose project that is called iona "
+                "too, made in /home/x",
+                "give the node or that project another name, or take that project down",
+            )
+        ),
+    ),
+    "volume of somebody else": (
+        observed(volumes={"ui-data": {"ours": False, "users": []}}),
+        Difference(
+            refused=(
+                "there is a volume ui-data that Homeport did not make",
+                "give open_webui.volume another name; or, to go on with its data, "
+                "open_webui.adopt=True (first see there what it needs)",
+            )
+        ),
+    ),
+    "volume in use by somebody else": (
+        observed(volumes={"ui-data": {"ours": True, "users": ["theirs"]}}),
+        Difference(
+            refused=(
+                "the volume ui-data is in use by theirs",
+                "stop that, or give open_webui.volume another name",
+            )
+        ),
+    ),
+    "volume not there yet": (observed(volumes={}), Difference()),
     "no Docker": (
         {},
         Difference(
@@ -155,6 +205,16 @@ def test_difference(name: str) -> None:
     assert difference(STACK, state) == wanted
 
 
+def test_a_volume_of_somebody_else_is_adopted_on_request() -> None:
+    adopting = dataclasses.replace(UI, volumes=(Volume(name="ui-data", path="/data", adopt=True),))
+    stack = Stack(project="iona", services=(ENGINE, adopting))
+    assert render(stack) == render(STACK)
+    free = observed(volumes={"ui-data": {"ours": False, "users": []}})
+    assert difference(stack, free).refused is None
+    used = observed(volumes={"ui-data": {"ours": False, "users": ["theirs"]}})
+    assert difference(stack, used).refused is not None
+
+
 def test_only_no_difference_is_false() -> None:
     assert not Difference()
     assert Difference(waiting=("engine",))
@@ -170,13 +230,17 @@ def test_compose_file() -> None:
     assert engine["command"] == ["--key", "$$5"]
     assert engine["image"] == "ghcr.io/a/engine@sha256:" + "0" * 64
     assert engine["ports"] == ["127.0.0.1:8080:80"]
-    assert engine["volumes"] == ["/srv/models:/models:ro"]
+    assert engine["volumes"] == ["/srv/models:/models:ro", "/srv/models/m:/homeport/reads/0:ro"]
+    assert engine["security_opt"] == ui["security_opt"] == ["no-new-privileges:true"]
     device = engine["deploy"]["resources"]["reservations"]["devices"][0]
     assert device["device_ids"] == ["GPU-1", "GPU-2"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert "gpus" not in engine
     assert ui["volumes"][0] == "ui-data:/data"
-    assert ui["labels"] == {file_label(FILE.path): content_hash(FILE.content)}
+    assert ui["labels"] == {
+        "homeport.project": "iona",
+        file_label(FILE.path): content_hash(FILE.content),
+    }
     assert document["volumes"] == {"ui-data": {"name": "ui-data"}}
     assert document["secrets"] == {"engine.key": {"file": "/etc/homeport/secrets/engine.key"}}
     # Compose 1 knows neither.
@@ -199,6 +263,18 @@ def service(**changes: Any) -> Service:
     return dataclasses.replace(UI, **changes)
 
 
+def trial(**changes: Any) -> Trial:
+    given: dict[str, Any] = {
+        "command": ("/app/engine", "--list"),
+        "pattern": r"^ *CUDA\d+:",
+        "count": 2,
+        "need": "cuda",
+        "cause": "no CUDA",
+        "remedy": "a newer driver",
+    }
+    return Trial(**{**given, **changes})
+
+
 @pytest.mark.parametrize(
     ("make", "field"),
     [
@@ -212,6 +288,9 @@ def service(**changes: Any) -> Service:
         (lambda: MountedFile(name="x", content="", path="x"), "mounted_file.path"),
         (lambda: MountedFile(name="x", content="", path="/x", mode="9"), "mounted_file.mode"),
         (lambda: HealthCheck(test=()), "health_check.test"),
+        (lambda: trial(command=()), "trial.command"),
+        (lambda: trial(count=0), "trial.count"),
+        (lambda: trial(timeout=0), "trial.timeout"),
         (lambda: HealthCheck(test=("x",), interval=0), "health_check.interval"),
         (lambda: service(name="UI"), "service.name"),
         (lambda: service(start_timeout=0), "service.start_timeout"),
@@ -253,12 +332,13 @@ GOOD_UNIT = {
     [
         ({}, []),
         ({"UnitFileState": "disabled"}, ["enable"]),
-        ({"ActiveState": "failed"}, ["start"]),
+        # Starting is for another step, after the services are up.
+        ({"ActiveState": "failed"}, []),
         ({"NeedDaemonReload": "yes"}, ["daemon-reload"]),
         ({"docker_knows": False}, ["daemon-reload"]),
         (
             {"LoadState": "not-found", "UnitFileState": "", "ActiveState": "inactive"},
-            ["daemon-reload", "enable", "start"],
+            ["daemon-reload", "enable"],
         ),
     ],
 )
@@ -277,7 +357,11 @@ NO_DOCKER = {"docker": ""}
     [
         (operations.fetch, {}, []),
         (operations.fetch, MISSING, ["fetch"]),
-        (operations.fetch, MISSING | NO_DOCKER, []),
+        # What forbids the services is said before anything is downloaded.
+        (operations.fetch, MISSING | {"taken": {"8080": "x"}}, ["exit 1"]),
+        (operations.fetch, MISSING | {"foreign": [{"name": "x", "directory": "y"}]}, ["exit 1"]),
+        (operations.enabled, {"unit": {}}, ["systemctl daemon-reload", "systemctl enable home"]),
+        (operations.active, {"unit": {}}, ["systemctl start home"]),
         (operations.converge, {}, []),
         (operations.converge, MISSING, ["pull", "up"]),
         (operations.converge, STOPPED, ["up"]),
@@ -305,6 +389,19 @@ def test_operations(
     assert bool(noops) is not bool(commands)
 
 
+SEEN_BARE = [operations.fetch, operations.enabled, operations.active, operations.tidy]
+
+
+@pytest.mark.parametrize("operation", SEEN_BARE)
+def test_a_node_without_python3_can_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch, operation: Any
+) -> None:
+    """Before the first run, as `pyinfra --dry` does: the fact is its default then."""
+    fake = SimpleNamespace(get_fact=lambda fact, **_: {}, noop=print)
+    monkeypatch.setattr(operations, "host", fake)
+    list(operation._inner(stack=STACK))
+
+
 def test_fetching_ahead_cannot_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, ...]] = []
 
@@ -322,14 +419,9 @@ def test_fetching_ahead_cannot_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_the_fact_is_asked() -> None:
     asked = arguments(STACK)
     assert asked["services"]["engine"]["secrets"] == ["engine.key"]
+    assert asked["services"]["ui"]["volumes"] == ["ui-data"]
     assert asked["services"]["ui"]["files"] == {STACK.path_of_file(UI, FILE): FILE.path}
     assert arguments(None) == {"project": "", "services": {}}
-
-
-def test_times_of_docker() -> None:
-    assert aboard.seconds("1970-01-01T00:00:01.500000000Z") == 1.5
-    assert aboard.seconds("1970-01-01T00:01:00Z") == 60
-    assert aboard.seconds("never") == 0
 
 
 def test_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,17 +438,247 @@ def test_progress_is_not_repeated() -> None:
     assert stack_actions.words(said) == "the cause"
 
 
+def stale(tmp_path: Path, wanted: dict[str, Any]) -> list[str]:
+    """What is stale in a container that sees `tmp_path`/root as its root."""
+    process = tmp_path / "42"
+    process.mkdir(exist_ok=True)
+    if not (process / "root").exists():
+        (process / "root").symlink_to(tmp_path / "root")
+    everything: dict[str, Any] = {"files": {}, "secrets": [], "reads": []}
+    return aboard.stale({**everything, **wanted}, 42, str(tmp_path))
+
+
 def test_a_model_behind_the_same_link_counts_as_changed(tmp_path: Path) -> None:
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_text("model")
     link.symlink_to("file")
-    os.utime(file, (100, 100))
-    os.utime(link, (100, 100), follow_symlinks=False)
-    assert not aboard.changed_since(str(link), 200)
-    os.utime(file, (300, 300))
-    assert aboard.changed_since(str(link), 200)
-    os.utime(file, (100, 100))
-    os.utime(link, (300, 300), follow_symlinks=False)
-    assert aboard.changed_since(str(link), 200)
+    inside = tmp_path / f"root{aboard.READS}/0"
+    inside.parent.mkdir(parents=True)
+    inside.hardlink_to(file)  # as a mount does, it keeps the file
+    reads = {"reads": [str(link)]}
+    assert stale(tmp_path, reads) == []
+    # Neither a clock that was put right nor a link that is written otherwise is a change.
+    os.utime(file, (2**33, 2**33))
+    link.unlink()
+    link.symlink_to(file)
+    assert stale(tmp_path, reads) == []
+    new = tmp_path / "new"
+    new.write_text("model")
+    new.replace(file)
+    assert stale(tmp_path, reads) == [str(link)]
     file.unlink()
-    assert aboard.changed_since(str(link), 400)
+    assert stale(tmp_path, reads) == [str(link)]
+
+
+def test_a_file_with_another_content_counts_as_changed(tmp_path: Path) -> None:
+    file, inside = tmp_path / "file", tmp_path / "root/x"
+    inside.parent.mkdir()
+    for path in (file, inside):
+        path.write_text("one")
+    os.utime(file, (2**33, 2**33))
+    files = {"files": {str(file): "/x"}}
+    assert stale(tmp_path, files) == []
+    file.write_text("two")
+    assert stale(tmp_path, files) == [str(file)]
+
+
+def labelled(name: str, **labels: str) -> dict[str, Any]:
+    """A container as `docker inspect` shows it."""
+    named = {f"com.docker.compose.{key}": value for key, value in labels.items()}
+    return {
+        "Id": f"id-{name}",
+        "Name": f"/{name}",
+        "Created": "2026",
+        "Config": {"Labels": named},
+        "State": {"Status": "exited", "ExitCode": 0, "StartedAt": ""},
+        "HostConfig": {},
+        "RestartCount": 0,
+        "Image": "",
+        "Mounts": [{"Name": "ui-data"}],
+    }
+
+
+def test_what_others_made_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = labelled("a", **{"project": "old", "service": "ui", "project.working_dir": DIRECTORY})
+    copy = labelled("b", **{"project": "iona", "service": "ui", "project.working_dir": "/tmp"})
+    copy["Config"]["Labels"]["homeport.project"] = "iona"
+    theirs = labelled("c", **{"project": "iona", "service": "ui", "project.working_dir": "/home"})
+    assert [aboard.ours(one["Config"]["Labels"]) for one in (ours, copy, theirs)] == [
+        True,
+        True,
+        False,
+    ]
+    found = {
+        "version": Ran(0, "26", ""),
+        "container": Ran(0, json.dumps([ours, copy, theirs]), ""),
+        "volume": Ran(0, json.dumps([{"Name": "ui-data", "Labels": None}]), ""),
+        "ps": Ran(0, "a theirs\n", ""),
+    }
+    monkeypatch.setattr(aboard, "run", lambda *words, **_: found.get(words[1], Ran(1, "", "")))
+    asked = {"image": "x", "ports": [], "files": {}, "secrets": [], "reads": []}
+    seen = aboard.observe("iona", {"ui": {**asked, "volumes": ["ui-data"]}})
+    assert seen["foreign"] == [{"name": "c", "directory": "/home"}]
+    assert seen["services"]["ui"]["id"] == "id-b"
+    assert [one["id"] for one in seen["extra"]] == ["id-a"]
+    # Unlabelled, but held by a container of ours: of this node under its old name, say.
+    assert seen["volumes"] == {"ui-data": {"ours": True, "users": ["theirs"]}}
+    found["container"] = Ran(0, json.dumps([theirs]), "")
+    seen = aboard.observe("iona", {"ui": {**asked, "volumes": ["ui-data"]}})
+    assert seen["services"] == {}
+    assert seen["volumes"]["ui-data"]["ours"] is False
+
+
+LISTED = "Available devices:\n  CUDA0: RTX (11264 MiB, 9 MiB free)\n  CUDA1: RTX (1 MiB)\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (Ran(0, LISTED, ""), None),
+        (Ran(0, "", LISTED), None),
+        (Ran(0, "Available devices:\n  (none)\n", "CUDA driver version is insufficient"), "0 of 2"),
+        (Ran(0, LISTED.rsplit("  CUDA1", 1)[0], ""), "1 of 2"),
+        (Ran(1, LISTED, "out of memory"), "out of memory"),
+        (Ran(124, "", "docker: no answer within 120 s"), "no answer within"),
+        (Ran(125, "", "could not select device driver"), "systemctl restart docker"),
+    ],
+)
+def test_a_trial(monkeypatch: pytest.MonkeyPatch, said: Ran, words: str | None) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(*command: str, timeout: float = 0) -> Ran:
+        ran.append(command)
+        if command[0] == "nvidia-smi":
+            return Ran(0, "470.1\n470.1\n", "")
+        return said if command[1] == "run" else Ran(0, "", "")
+
+    monkeypatch.setattr(stack_actions, "run", run)
+    arguments: dict[str, Any] = {
+        "image": "a/b@sha256:0",
+        "gpus": ["GPU-1", "GPU-2"],
+        "environment": {"A": "b"},
+    }
+    problem = stack_actions.attempt(**arguments, trial=dataclasses.asdict(trial()))
+    command = next(one for one in ran if one[:2] == ("docker", "run"))
+    assert 'driver=nvidia,"device=GPU-1,GPU-2"' in command
+    assert command[-4:] == ("--entrypoint", "/app/engine", "a/b@sha256:0", "--list")
+    assert "A=b" in command
+    if words is None:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert words in problem
+        assert "driver is 470.1." in problem
+        # Nothing is left of one that had to be given up.
+        assert ran.count(("docker", "rm", "--force", "homeport-trial")) == 1 + (said.status == 124)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacks", "tried"),
+    [
+        (STOPPED, (), True),
+        ({"hashes": {"engine": "new", "ui": "hash-ui"}}, (), True),
+        (STOPPED, ("cuda",), False),
+        # Another service is made: the engine is not touched.
+        ({"services": {"engine": running("engine")}}, (), False),
+        ({}, (), False),
+    ],
+)
+def test_a_trial_comes_before_its_service_is_made(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], lacks: tuple[str, ...], tried: bool
+) -> None:
+    stack = Stack(project="iona", services=(dataclasses.replace(ENGINE, trial=trial()), UI))
+    assert render(stack) == render(STACK)
+    fake = SimpleNamespace(get_fact=lambda fact, **_: observed(**changes), noop=lambda words: None)
+    monkeypatch.setattr(operations, "host", fake)
+    yielded = [str(command) for command in operations.converge._inner(stack=stack, lacks=lacks)]
+    assert [("_module.attempt(" in one) for one in yielded][:1] == ([tried] if yielded else [])
+    assert sum("_module.attempt(" in one for one in yielded) == tried
+
+
+def test_a_project_of_somebody_else_is_not_taken_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = observed(project="iona", foreign=[{"name": "theirs", "directory": "/x"}])
+    monkeypatch.setattr(operations, "host", SimpleNamespace(get_fact=lambda fact, **_: seen))
+    (command,) = operations.remove._inner()
+    assert "theirs" in str(command)
+    assert str(command).endswith("exit 1")
+
+
+def test_systemd_reads_units_anew_before_containers_start() -> None:
+    order = [name for name in inspect.getsource(deploy.apply).split() if "operations." in name]
+    names = [word.split("operations.")[1].split("(")[0] for word in order]
+    assert names.index("enabled") < names.index("converge") < names.index("active")
+
+
+def test_where_the_stack_stands_in_the_whole() -> None:
+    text = Path(deploy.__file__).parents[1].joinpath("full.py").read_text()
+    calls = re.findall(r"^(\w+\.\w+)\(", text, re.MULTILINE)
+    # What may install a package, and so have systemd read its units anew, is before containers.
+    for stem in ("base", "docker", "aboard", "caddy", "hotspot"):
+        assert calls.index(f"{stem}.apply") < calls.index("stack.apply")
+    # What forbids the services is found before anything large is downloaded.
+    for early in ("llama_server.apply", "stack.fetch"):
+        assert calls.index("docker.apply") < calls.index(early) < calls.index("hf_models.apply")
+    assert calls.index("llama_server.apply") < calls.index("stack.fetch")
+
+
+class _Daemon(socketserver.StreamRequestHandler):
+    """Answers one request for an image as Docker does."""
+
+    said: ClassVar[list[dict[str, Any]]] = []
+
+    def handle(self) -> None:
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        for event in self.said:
+            self.wfile.write(json.dumps(event).encode() + b"\r\n")
+
+
+def downloading(layer: str, current: int, total: int) -> dict[str, Any]:
+    detail = {"current": current, "total": total}
+    return {"status": "Downloading", "progressDetail": detail, "id": layer}
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_pull_tells_how_far_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    breaks: bool,
+) -> None:
+    path = str(tmp_path / "docker.sock")
+    said: list[dict[str, Any]] = [
+        {"status": "Pulling from a/b", "id": "1"},
+        downloading("x", 10, 100),
+        downloading("y", 10, 100),
+        downloading("y", 11, 100),
+        {"status": "Download complete", "progressDetail": {}, "id": "x"},
+        {"error": "unauthorized"} if breaks else {"status": "Status: Downloaded newer image"},
+    ]
+    monkeypatch.setattr(_Daemon, "said", said)
+    monkeypatch.setattr(stack_actions, "SOCKET", path)
+    ran: list[tuple[str, ...]] = []
+
+    def run(*command: str, timeout: float) -> Ran:
+        ran.append(command)
+        return Ran(1, "", "denied") if breaks else Ran(0, "", "")
+
+    monkeypatch.setattr(stack_actions, "run", run)
+    with socketserver.UnixStreamServer(path, _Daemon) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        problem = stack_actions.pull(["ghcr.io/a/b@sha256:0"])
+    assert ran == [("docker", "pull", "--quiet", "ghcr.io/a/b@sha256:0")]
+    assert (problem is not None and "denied" in problem) is breaks
+    lines = [line.removeprefix(PROGRESS) for line in capsys.readouterr().out.splitlines()]
+    told = [json.loads(line) for line in lines]
+    assert {one["what"] for one in told} == {"ghcr.io/a/b"}
+    shares = [(one["done"], one["total"]) for one in told]
+    # 20 and 21 of 200 are 10 % as well: that was told.
+    assert shares == [(10, 100), (111, 200)]
+
+
+def test_a_pull_without_dockers_api_is_a_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_actions, "SOCKET", "/nowhere")
+    monkeypatch.setattr(stack_actions, "run", lambda *words, **_: Ran(0, "", ""))
+    assert stack_actions.pull(["a"]) is None

@@ -1,0 +1,57 @@
+"""What an operation does on a node in a given state, without a node."""
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from pyinfra.context import ctx_host, ctx_state
+
+# What pyinfra's `files.put` does besides for a new file of root's: its own business.
+AROUND_A_FILE = ("mkdir -p /", "chmod 644 /", "chown root /")
+
+
+class _Host:
+    """Stands in for pyinfra's host: answers each look at the node with the next of `answers`,
+    the last one for good. pyinfra's own operations find nothing there."""
+
+    def __init__(self, answers: tuple[Any, ...]) -> None:
+        self.answers = list(answers)
+        self.noops: list[str] = []
+
+    current_op_global_arguments: ClassVar[dict[str, Any]] = {}
+
+    def get_fact(self, fact: type, *_: Any, **__: Any) -> Any:
+        if fact.__module__.startswith("pyinfra."):
+            return None
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def get_temp_filename(self, path: str, **_: Any) -> str:
+        return f"{path}.new"
+
+    def noop(self, words: str) -> None:
+        self.noops.append(words)
+
+
+_STATE = SimpleNamespace(config=SimpleNamespace(DIFF=False), cwd=None)
+
+
+def yielded(operation: Any, *observed: Any, **arguments: Any) -> list[str]:
+    """The commands of `operation` where its looks at the node find `observed`, one after another.
+
+    It must yield commands or say that there is nothing to do, and not both. A refusal counts as a
+    command; those after it are left out, as pyinfra does.
+    """
+    host = _Host(observed)
+    commands = []
+    with ctx_host.use(host), ctx_state.use(_STATE):
+        for command in operation._inner(**arguments):
+            if not str(command).startswith(AROUND_A_FILE):
+                commands.append(str(command))
+            if is_refusal(str(command)):
+                break
+    assert bool(host.noops) is not bool(commands), (host.noops, commands)
+    return commands
+
+
+def is_refusal(command: str) -> bool:
+    """Whether `command` is one that `homeport.refuse.refuse` made."""
+    return command.startswith("printf") and command.endswith(">&2; exit 1")
