@@ -146,6 +146,22 @@ def _closing(host: Any) -> list[str]:
 @main.command()
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@JSON
+def drift(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
+    """Say where the nodes of INVENTORY are not what it says, and what would change that."""
+    from homeport.drift import drift as check
+    from homeport.drift_report import print_result, result_json
+
+    result = check(inventory, ROOT / "deploys" / "full.py", limit=limit)
+    print_result(result, command_line("converge", inventory))
+    if to:
+        report.write_json(result_json(str(inventory), result), to)
+    raise SystemExit(result.status)
+
+
+@main.command()
+@INVENTORY
+@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
 @click.option("-k", "expression", default="", help="Only the checks that match, as in pytest.")
 @JSON
 def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | None) -> None:
@@ -313,6 +329,20 @@ def bench_converge(rounds: int, to: str | None) -> None:
 
     _install_lab_packages()
     result = measure(Path("inventory/iona.py"), rounds=rounds)
+    if to:
+        report.write_json(result, to)
+
+
+@bench.command("drift")
+@click.option("--rtt", "rtts", multiple=True, type=int, default=(0, 20), help="Round trip in ms.")
+@click.option("--runs", default=5, show_default=True, help="How often each tool checks the node.")
+@JSON
+def bench_drift(rtts: tuple[int, ...], runs: int, to: str | None) -> None:
+    """Time a drift check of an unchanged Iona against pyinfra's own, on the same lab node."""
+    from homeport.lab.bench_drift import bench_drift as measure
+
+    _install_lab_packages()
+    result = measure(Path("inventory/iona.py"), rtts, runs)
     if to:
         report.write_json(result, to)
 

@@ -1,20 +1,30 @@
-"""How a node is reached: pyinfra's SSH connector, without Nagle's delay and with live output.
+"""How a node is reached: pyinfra's SSH connector, without Nagle's delay, with every fact at once.
 
 Hosts are addressed `@homeport/NAME`; everything else comes from the host's data, as with
 `@ssh/`. paramiko never sets TCP_NODELAY, which costs about 40 ms for every command.
+What is known of the node, and for how long, is `homeport/memory.py`.
 """
 
 import contextlib
 import hashlib
+import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import paramiko
-from pyinfra.api import StringCommand
+from pyinfra.api import StringCommand, facts
 from pyinfra.api.arguments import ConnectorArguments
+from pyinfra.api.output import echo, format_text
+from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import CommandOutput, make_unix_command
 from typing_extensions import Unpack
+
+from homeport import prefetch
+from homeport.memory import Memory
+from homeport.record import Record
 
 # Seconds between two signs of life, and how long one may go unanswered: then the node is gone.
 KEEPALIVE = 15
@@ -23,6 +33,13 @@ PEER_TIMEOUT = 90
 # Called with the host's name and each line that a command of an operation prints on standard
 # output, as it is printed: this is how a download's progress reaches the person who waits.
 on_line: Callable[[str, str], None] | None = None
+
+# Seconds after which a fact that does not say otherwise is given up, or None for pyinfra's own
+# way: to wait for ever.
+fact_timeout: int | None = None
+
+# Arguments with which a command's text, or its run, may hold a secret or mean something else.
+_UNUSUAL = ("_env", "_get_pty", "_stdin", "_sudo_password", "_su_user", "_success_exit_codes")
 
 
 def nodelay(sock: Any, **kwargs: Any) -> paramiko.Transport:
@@ -56,10 +73,16 @@ class _Lines:
             yield line
 
 
+def _asked_by_fact(depth: int) -> bool:
+    """Whether the caller `depth` frames up is pyinfra's own gathering of a fact."""
+    return sys._getframe(depth + 1).f_code is facts._get_fact.__code__
+
+
 class HomeportConnector(SSHConnector):
     """`@homeport/NAME`: a node of an inventory made by `homeport.inventory`."""
 
     _uploads = ""
+    _memory: Memory | None = None
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
@@ -73,6 +96,8 @@ class HomeportConnector(SSHConnector):
         return kwargs
 
     def connect(self) -> None:
+        if self._memory is not None:
+            self._memory.forget()
         super().connect()
         client = self.client
         assert client is not None
@@ -90,7 +115,95 @@ class HomeportConnector(SSHConnector):
             with contextlib.suppress(OSError, paramiko.SSHException):
                 self.run_shell_command(StringCommand("rm", "-rf", self._uploads))
             self._uploads = ""
+        if self._memory is not None:
+            self._memory.keep(complete=self.host not in self.state.failed_hosts)
+            self._memory.forget()
         super().disconnect()
+
+    def _prefetches(self) -> bool:
+        wanted = self.host.data.get("homeport_prefetch", True)
+        return os.environ.get("HOMEPORT_PREFETCH", "1") != "0" and bool(wanted)
+
+    @property
+    def memory(self) -> Memory:
+        """What is known of this node. Without a deploy file, as in `pyinfra … exec`, no record."""
+        if self._memory is None:
+            deploy = getattr(self.state, "current_deploy_filename", None)
+            record = None
+            if deploy and self._prefetches():
+                key = {
+                    "inventory": self.host.data.get("inventory_file"),
+                    "host": self.host.name,
+                    "address": [self.data["ssh_hostname"], self.data["ssh_port"]],
+                    "user": self.data["ssh_user"],
+                    "sudo": bool(self.host.data.get("_sudo") or self.state.config.SUDO),
+                }
+                record = Record(key, deploy)
+            self._memory = Memory(record)
+        return self._memory
+
+    def _fact_text(self, command: StringCommand, arguments: dict[str, Any]) -> str | None:
+        """The text that the node is to run for a fact; None when that must not be remembered."""
+        if any(arguments.get(name) for name in _UNUSUAL if arguments.get(name) != [0]):
+            return None
+        if self.host.connector_data.get("prompted_sudo_password"):
+            return None
+        plain = {k: v for k, v in arguments.items() if k not in (*_UNUSUAL, "_timeout")}
+        unix = make_unix_command(command, **plain)
+        text = unix.get_raw_value()
+        return text if text == unix.get_masked_value() else None
+
+    def _ask(self, commands: list[str]) -> dict[str, Any]:
+        assert self.client is not None
+        return prefetch.ask(self.client.get_transport(), commands)
+
+    def run_shell_command(
+        self,
+        command: StringCommand,
+        print_output: bool = False,
+        print_input: bool = False,
+        **arguments: Any,
+    ) -> tuple[bool, CommandOutput]:
+        """As pyinfra's, but a fact may be answered from memory."""
+        is_fact = _asked_by_fact(2)
+        text = self._fact_text(command, arguments) if is_fact else None
+        stage = self.state.current_stage
+        if text is not None and stage in (StateStage.Prepare, StateStage.Execute):
+            self._note_changes()
+            self.memory.enter(stage, self._ask)
+            if stage is StateStage.Prepare:
+                self.memory.asked[text] = None
+            answer = self.memory.recall(text)
+            if answer is not None:
+                self._show(text, answer, print_output, print_input)
+                return True, answer
+        # In prepare only what is no fact can change anything. In execute whatever is not known
+        # ends it: what is asked now, and not before, is asked because something is different.
+        if stage is StateStage.Execute or not is_fact:
+            self.memory.change()
+        if is_fact and arguments.get("_timeout") is None:
+            arguments["_timeout"] = fact_timeout
+        return super().run_shell_command(command, print_output, print_input, **arguments)
+
+    def _note_changes(self) -> None:
+        """Python functions that operations ran are not seen here, but their operations are."""
+        if self.state.current_stage is StateStage.Execute and not self.memory.changed:
+            done = self.state.ops[self.host].values()
+            if any(data.operation_meta.executed for data in done):
+                self.memory.change()
+
+    def _show(self, text: str, answer: CommandOutput, output: bool, command: bool) -> None:
+        prefix = self.host.print_prefix
+        if command:
+            echo(f"{prefix}>>> {text}", err=True)
+        for line in answer.combined_lines if output else ():
+            words = line.line if line.buffer_name == "stdout" else format_text(line.line, "red")
+            echo(f"{prefix}{words}", err=True)
+
+    def get_file(self, *args: Any, **kwargs: Any) -> bool:
+        """As pyinfra's; ends what is known."""
+        self.memory.change()
+        return bool(super().get_file(*args, **kwargs))
 
     def put_file(
         self,
@@ -105,6 +218,7 @@ class HomeportConnector(SSHConnector):
 
         pyinfra's own way is a name in /tmp that can be foretold, and read by everybody.
         """
+        self.memory.change()
         if arguments.get("_sudo"):
             name = hashlib.sha256(remote_filename.encode()).hexdigest()[:16]
             remote_temp_filename = f"{self._upload_directory()}/{name}"

@@ -115,7 +115,9 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
                 f"{path.stem}: hosts.{name}: is missing in {where}: "
                 f"`bin/homeport probe HOST --name {name}` prints it for a machine"
             )
-        hosts.append((f"@homeport/{name}", host_data(node, targets[name], lock)))
+        data = host_data(node, targets[name], lock)
+        data["inventory_file"] = str(path)  # the connector keeps a record for each inventory
+        hosts.append((f"@homeport/{name}", data))
     return hosts
 
 

@@ -29,6 +29,7 @@ _arguments = json.loads({arguments!r})
 _OBSERVE = "print(json.dumps(_module.observe(**_arguments)))\n"
 _ACT = "sys.exit(_module.{function}(**_arguments) or 0)\n"
 _SHELL = "python3 - <<'HOMEPORT_END'\n{text}\nHOMEPORT_END\n"
+_IF_PYTHON = "command -v python3 >/dev/null || { echo null; exit 0; }; "
 
 
 @functools.cache
@@ -50,6 +51,14 @@ def program(stem: str, arguments: dict[str, Any]) -> str:
     return _loader(stem, arguments) + _OBSERVE
 
 
+class Act(StringCommand):
+    """A command that runs one of our programs; `words` says which, without the program's text."""
+
+    def __init__(self, text: str, words: str) -> None:
+        super().__init__(text)
+        self.words = words
+
+
 def act(stem: str, function: str, **arguments: Any) -> StringCommand:
     """A command for an operation to yield: it runs `homeport_node.<stem>.<function>` on the node.
 
@@ -57,7 +66,18 @@ def act(stem: str, function: str, **arguments: Any) -> StringCommand:
     stderr and the command fails. Arguments travel as JSON and must not hold secrets.
     """
     text = _loader(stem, arguments) + _ACT.format(function=function)
-    return StringCommand(_SHELL.format(text=text))
+    shown = ", ".join(f"{name}={json.dumps(value)}" for name, value in arguments.items())
+    return Act(_SHELL.format(text=text), f"{stem}.{function}({shown})")
+
+
+def python_program(shell: str) -> str | None:
+    """The Python text that the shell text of a `NodeFact` runs; None when it is no such text."""
+    begin, end = (_IF_PYTHON + _SHELL).split("{text}")
+    if not shell.startswith(begin) or not shell.rstrip("\n").endswith(end.rstrip("\n")):
+        return None
+    program = shell[len(begin) :].rstrip("\n").removesuffix(end.rstrip("\n"))
+    # Were the here-document to end earlier, the shell would run what follows.
+    return None if end.strip() in program.split("\n") else program
 
 
 class NodeFact(FactBase[Any]):
@@ -80,9 +100,7 @@ class NodeFact(FactBase[Any]):
         # pyinfra binds the arguments to this signature first, and so hands them over wrapped.
         arguments = arguments.get("arguments", arguments)
         text = program(self.stem, arguments)
-        return StringCommand(
-            "command -v python3 >/dev/null || { echo null; exit 0; }; " + _SHELL.format(text=text)
-        )
+        return StringCommand(_IF_PYTHON + _SHELL.format(text=text))
 
     def process(self, output: Any) -> Any:
         text = "\n".join(output)

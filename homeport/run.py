@@ -27,7 +27,7 @@ from homeport.result import Change, Failure, HostResult, Progress, RunResult
 from homeport.spec import SpecError
 
 
-class _Words(logging.Handler):
+class Words(logging.Handler):
     """Keeps what pyinfra would have printed about failures, by host where it says one."""
 
     def __init__(self) -> None:
@@ -78,8 +78,9 @@ def load(path: Path, limit: tuple[str, ...] = ()) -> Inventory:
     return inventory
 
 
-def _failure(state: State, host: Host, words: list[str]) -> Failure:
-    """Why `host` failed: the operation that did, else what pyinfra said."""
+def failure(state: State, host: Host, words: list[str]) -> Failure:
+    """Why `host` failed: the operation that did, else what pyinfra said, best of this host."""
+    words = [line for line in words if f"[{host.name}]" in line] or words
     for op_hash in host.op_hash_order:
         meta = state.ops[host][op_hash].operation_meta
         if meta.is_complete() and meta.did_error():
@@ -105,9 +106,30 @@ def _results(state: State, events: _Events, words: list[str]) -> list[HostResult
                     )
                 )
         if host in state.failed_hosts:
-            result.failure = _failure(state, host, words)
+            result.failure = failure(state, host, words)
         results.append(result)
     return results
+
+
+def begin(path: Path, limit: tuple[str, ...], *, check_for_changes: bool) -> tuple[State, Words]:
+    """pyinfra's state for a run over the inventory at `path`, and what pyinfra will say.
+
+    Raises `SpecError` for wrong input, before any connection.
+    """
+    pyinfra.is_cli = True  # operations take their order from the deploy's lines, as under pyinfra
+    words = Words()
+    pyinfra.logger.handlers = [words]
+    pyinfra.logger.propagate = False
+    state = State(check_for_changes=check_for_changes)
+    state.cwd = str(Path.cwd())
+    config = Config()
+    ctx_state.set(state)
+    ctx_config.set(config)
+    inventory = load(path, limit)
+    ctx_inventory.set(inventory)
+    chosen = [host for host in inventory if not limit or host.name in limit]
+    state.init(inventory, config, initial_limit=chosen)
+    return state, words
 
 
 def converge(
@@ -125,19 +147,8 @@ def converge(
     input; everything that goes wrong on a host is in the result.
     """
     began = time.monotonic()
-    pyinfra.is_cli = True  # operations take their order from the deploy's lines, as under pyinfra
-    words = _Words()
-    pyinfra.logger.handlers = [words]
-    pyinfra.logger.propagate = False
-    state = State(check_for_changes=False)
-    state.cwd = str(Path.cwd())
-    config = Config()
-    ctx_state.set(state)
-    ctx_config.set(config)
-    inventory = load(path, limit)
-    ctx_inventory.set(inventory)
-    chosen = [host for host in inventory if not limit or host.name in limit]
-    state.init(inventory, config, initial_limit=chosen)
+    state, words = begin(path, limit, check_for_changes=False)
+    inventory = state.inventory
     events = _Events(progress or Progress(), 0)
     connector.on_line = (progress or Progress()).line
     try:

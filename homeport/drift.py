@@ -1,0 +1,234 @@
+"""Drift: what a converge would do now, and the commands, without doing any of it.
+
+pyinfra's API is driven through its prepare phase only: facts are read, and each operation's
+generator is asked for its commands, which are never run. `State.check_for_changes` is set here,
+so PYINFRA_YES, with which pyinfra's own `--dry` calls everything clean, has no say.
+
+A host that cannot be reached or read is said to be unknown, and does not hide the others.
+"""
+
+import ast
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api import FileUploadCommand, StringCommand
+from pyinfra.api.connect import disconnect_all
+from pyinfra.api.host import Host
+from pyinfra.api.state import State, StateStage
+from pyinfra.context import ctx_config, ctx_host
+from pyinfra_cli.util import exec_file
+
+from homeport import connector
+from homeport.inventory import NotExercised
+from homeport.observe import Act
+from homeport.result import Failure
+from homeport.run import begin, failure
+
+# Seconds after which a fact that hangs makes the host unknown. Ours end by themselves in 20.
+FACT_TIMEOUT = 60
+# A password in an address, such as a package index's.
+CREDENTIALS = re.compile(r"(://[^/@:\s]*):[^/@\s]+@")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One operation that would run, and its commands.
+
+    `words` are the commands for people: programs of ours by name, no line breaks. `more`: the
+    operation would look at the node again after these, and may then do more.
+    """
+
+    capability: str
+    operation: str
+    commands: tuple[str, ...]
+    words: tuple[str, ...]
+    more: bool
+
+
+@dataclass(kw_only=True, slots=True)
+class HostDrift:
+    """What was found on one host; with a `failure`, what was found until then."""
+
+    name: str
+    operations: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    failure: Failure | None = None
+    not_exercised: tuple[NotExercised, ...] = ()
+
+    @property
+    def state(self) -> str:
+        if self.failure is not None:
+            return "unknown"
+        return "drift" if self.differences else "clean"
+
+
+@dataclass(kw_only=True, slots=True)
+class DriftResult:
+    """A whole check; `seconds` is wall time including connecting."""
+
+    hosts: list[HostDrift]
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> int:
+        """The exit status: 1 when any host is unknown, else 2 when any differs, else 0."""
+        states = {host.state for host in self.hosts}
+        if "unknown" in states or not states:
+            return 1
+        return 2 if "drift" in states else 0
+
+
+class _LooksAgain(BaseException):
+    """An operation asks for a fact after a command that was not run: the answer would mislead."""
+
+
+def stems(deploy: Path) -> dict[int, str]:
+    """{line: stem} of the lines `stem.apply(…)` of a deploy such as `full.py`."""
+    found = {}
+    for node in ast.parse(deploy.read_text()).body:
+        call = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            name = call.func.value
+            if isinstance(name, ast.Name) and node.end_lineno is not None:
+                found.update(dict.fromkeys(range(node.lineno, node.end_lineno + 1), name.id))
+    return found
+
+
+def masked(text: str) -> str:
+    """`text` without passwords in addresses."""
+    return CREDENTIALS.sub(r"\1:*MASKED*@", text)
+
+
+def command_texts(command: Any) -> tuple[str, str]:
+    """(the exact command with secrets masked, the same for people) of what an operation yields."""
+    if isinstance(command, FileUploadCommand):
+        text = f"upload {command.dest}"  # what is in it may be a secret
+        return text, text
+    text = masked(str(command) if isinstance(command, StringCommand) else repr(command))
+    if isinstance(command, Act):
+        return text, masked(f"homeport-node {command.words}")
+    lines = text.strip().splitlines() or [""]
+    return text, lines[0] + (f" … ({len(lines)} lines)" if len(lines) > 1 else "")
+
+
+def pending(host: Any, generate: Callable[[], Iterator[Any]]) -> tuple[list[Any], bool]:
+    """The commands that an operation would run next, and whether it would then look again."""
+    found: list[Any] = []
+    get_fact = host.get_fact
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        if found:
+            raise _LooksAgain
+        return get_fact(*args, **kwargs)
+
+    host.get_fact = look
+    try:
+        for command in generate():
+            found.append(command)
+    except _LooksAgain:
+        return found, True
+    finally:
+        host.get_fact = get_fact
+    return found, False
+
+
+def _each(state: State, hosts: list[Host], work: Callable[[Host], None]) -> dict[Host, Exception]:
+    """Do `work` for all `hosts` at once; what it raised, by host."""
+    raised: dict[Host, Exception] = {}
+
+    def one(host: Host) -> None:
+        try:
+            with ctx_config.use(state.config.copy()), ctx_host.use(host):
+                work(host)
+        except Exception as error:  # noqa: BLE001  # one host must not hide the others
+            raised[host] = error
+
+    try:
+        for greenlet in [state.pool.spawn(one, host) for host in hosts]:
+            greenlet.join()
+    except BaseException:
+        # Ctrl-C. Those that wait on a node hold the pool, which disconnecting needs.
+        state.pool.kill(timeout=1)
+        raise
+    return raised
+
+
+def _connect(state: State, hosts: list[Host]) -> dict[Host, Exception]:
+    state.set_stage(StateStage.Connect)
+    raised = _each(state, hosts, lambda host: host.connect())
+    for host in hosts:
+        if host.connected:
+            state.activate_host(host)
+        else:
+            state.failed_hosts.add(host)
+    return raised
+
+
+def _differences(state: State, host: Host, lines: dict[int, str]) -> Iterator[Difference]:
+    for op_hash in host.op_hash_order:
+        operation = state.ops[host].get(op_hash)
+        if operation is None or not operation.operation_meta.will_change:
+            continue
+        meta = state.get_op_meta(op_hash)
+        commands, more = pending(host, operation.command_generator)
+        texts = [command_texts(command) for command in commands]
+        yield Difference(
+            capability=lines.get(meta.op_order[1], "") if len(meta.op_order) > 1 else "",
+            operation=", ".join(sorted(meta.names)),
+            commands=tuple(text for text, _ in texts),
+            words=tuple(words for _, words in texts),
+            more=more,
+        )
+
+
+def _prepare(state: State, deploy: Path, found: dict[Host, HostDrift]) -> dict[Host, Exception]:
+    state.set_stage(StateStage.Prepare)
+    state.current_deploy_filename = str(deploy)
+    lines = stems(deploy)
+
+    def work(host: Host) -> None:
+        exec_file(str(deploy))
+        found[host].differences += _differences(state, host, lines)
+
+    return _each(state, list(state.active_hosts), work)
+
+
+def _words(error: Exception) -> tuple[str, ...]:
+    """What was raised, and the line of a deploy in which it was."""
+    cause: Exception = getattr(error, "exception", error)  # pyinfra wraps what a deploy raises
+    frames = traceback.extract_tb(cause.__traceback__)[-1:]
+    lines = [f"{frame.filename}:{frame.lineno}" for frame in frames]
+    return (*"".join(traceback.format_exception_only(cause)).splitlines(), *lines)
+
+
+def drift(path: Path, deploy: Path, *, limit: tuple[str, ...] = ()) -> DriftResult:
+    """Compare the hosts of the inventory at `path`, or those in `limit`, with `deploy`.
+
+    Changes nothing. Raises `SpecError` for wrong input; what goes wrong on a host is in the result.
+    """
+    began = time.monotonic()
+    state, words = begin(path, limit, check_for_changes=True)
+    hosts = list(state.limit_hosts)
+    found = {
+        host: HostDrift(name=host.name, not_exercised=host.data.get("not_exercised") or ())
+        for host in hosts
+    }
+    connector.fact_timeout = FACT_TIMEOUT
+    try:
+        raised = _connect(state, hosts)
+        raised |= _prepare(state, deploy, found)
+    finally:
+        connector.fact_timeout = None
+        disconnect_all(state)
+    for host, result in found.items():
+        result.operations = len(host.op_hash_order)
+        if host in raised and host not in state.failed_hosts:
+            result.failure = Failure(operation="reading the node", words=_words(raised[host]))
+        elif host in state.failed_hosts:
+            result.failure = failure(state, host, words.lines)
+    return DriftResult(hosts=list(found.values()), seconds=round(time.monotonic() - began, 2))

@@ -1,0 +1,131 @@
+"""All facts of a run in one remote command, and what may be made of the answers.
+
+`homeport_node/gather.py` runs them on the node. Its source and the request travel, compressed,
+over standard input: an argument is capped at 128 KiB. The answer is framed by a random marker, so
+that what a login shell prints around it does no harm. A node without python3 has no answer.
+"""
+
+import functools
+import inspect
+import json
+import secrets
+import shlex
+import time
+import zlib
+from typing import Any
+
+import paramiko
+from pyinfra.connectors.util import CommandOutput, OutputLine
+
+from homeport.observe import python_program
+from homeport_node import gather
+
+# Seconds that one fact may take before it is left to be asked by itself. Ours answer in less than
+# one; a node's `docker` or `nvidia-smi` that hangs is cut at 20 s by the fact itself.
+SECONDS = 10
+# Bytes of output of one fact above which it is left to be asked by itself.
+CAP = 1 << 20
+# Bytes of the whole answer that the desk takes, and seconds that it waits: for a node that runs
+# four facts at a time and has two that hang.
+ANSWER_CAP = 1 << 25
+DEADLINE = 45.0
+
+BOOT = "python3 -c 'import sys,zlib;exec(zlib.decompress(sys.stdin.buffer.read()))'"
+
+# How pyinfra begins the commands of a connecting user who is not root and needs no password.
+SUDO = "sudo -H -n "
+
+
+@functools.cache
+def _source() -> str:
+    return inspect.getsource(gather)
+
+
+def elevation(commands: list[str]) -> str:
+    """`SUDO` when every one of `commands` begins with it: then one sudo serves all, else ""."""
+    return SUDO if commands and all(c.startswith(f"{SUDO}sh -c ") for c in commands) else ""
+
+
+def fact(command: str) -> dict[str, str]:
+    """`command` as `homeport_node.gather` runs it: `sh -c` of a Python program as that program."""
+    head, _, quoted = command.partition("sh -c ")
+    if not head:
+        # shlex.split takes milliseconds for each; this undoes shlex.quote, and checks that it did.
+        text = quoted[1:-1].replace("'\"'\"'", "'")
+        program = python_program(text) if shlex.quote(text) == quoted else None
+        if program is not None:
+            return {"python": program}
+    return {"shell": command}
+
+
+def request(commands: list[str], marker: str, seconds: float = SECONDS, cap: int = CAP) -> bytes:
+    """What `BOOT` reads, as the account that `elevation` says: program and request, compressed."""
+    cut = len(elevation(commands))
+    facts = [fact(command[cut:]) for command in commands]
+    asked = {"marker": marker, "facts": facts, "seconds": seconds, "cap": cap}
+    return zlib.compress(f"{_source()}\nmain({json.dumps(asked)!r})\n".encode())
+
+
+def _lines(name: str, text: str) -> list[OutputLine]:
+    """`text` as pyinfra reads a stream: by newline alone, without them."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [OutputLine(name, line) for line in lines]
+
+
+def answers(commands: list[str], marker: str, received: bytes) -> dict[str, CommandOutput]:
+    """The output of each command that succeeded. Empty when the frame is not whole."""
+    _, found, rest = received.partition(marker.encode())
+    try:
+        length = int(rest[:8], 16) if found else -1
+        if length < 0:
+            return {}
+        # zlib's own checksum finds what is cut short.
+        values: list[list[Any] | None] = json.loads(zlib.decompress(rest[8 : 8 + length]))
+    except (ValueError, zlib.error):
+        return {}
+    if len(values) != len(commands):
+        return {}
+    return {
+        command: CommandOutput(_lines("stdout", value[1]) + _lines("stderr", value[2]))
+        for command, value in zip(commands, values, strict=True)
+        if value is not None and value[0] == 0
+    }
+
+
+def _exchange(transport: Any, boot: str, sent: bytes, deadline: float) -> bytes:
+    """Send to `boot` over `transport`, and read until it closes. Raises OSError, SSHException."""
+    channel = transport.open_session(timeout=deadline - time.monotonic())
+    try:
+        # One stream: stderr, if any, comes before the frame and is not part of it.
+        channel.set_combine_stderr(True)
+        channel.settimeout(max(0.1, deadline - time.monotonic()))
+        channel.exec_command(boot)
+        channel.sendall(sent)
+        channel.shutdown_write()
+        received = bytearray()
+        while chunk := channel.recv(1 << 18):
+            received += chunk
+            if len(received) > ANSWER_CAP:
+                raise OSError("the answer is too large")
+            channel.settimeout(max(0.1, deadline - time.monotonic()))
+        return bytes(received)
+    finally:
+        channel.close()
+
+
+def ask(transport: Any, commands: list[str], deadline: float = DEADLINE) -> dict[str, Any]:
+    """The outputs of those `commands` that succeeded, from one remote command.
+
+    `deadline` is in seconds from now. Nothing is raised: what is not in the answer is to be asked
+    by itself, and says then what is wrong.
+    """
+    marker = secrets.token_hex(16)
+    boot = elevation(commands) + BOOT
+    try:
+        sent = request(commands, marker)
+        received = _exchange(transport, boot, sent, time.monotonic() + deadline)
+    except (OSError, EOFError, paramiko.SSHException):
+        return {}
+    return answers(commands, marker, received)

@@ -1,0 +1,169 @@
+"""Drift on a lab machine: the same plan as pyinfra's own, in one remote command, found in time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homeport.lab.rehearse import ROOT, converge, homeport, secrets
+from homeport.lab.stage import Stage, stage
+from homeport.leaks import find_leaks
+
+pytestmark = pytest.mark.container
+
+# Commands that reach a node, counted where paramiko sends them, whoever asked.
+COUNTING = """
+import sys
+import pyinfra_cli
+import paramiko
+sent, exec_command = [], paramiko.Channel.exec_command
+paramiko.Channel.exec_command = lambda channel, c: (sent.append(c), exec_command(channel, c))[1]
+from homeport.cli import main
+try:
+    main(prog_name="homeport")
+finally:
+    print("commands:", len(sent))
+"""
+
+# What somebody did to the node, and the capability that must be named.
+DRIFTS = {
+    "a mounted file's mode": ("chmod 600 /etc/homeport/stack/files/open-webui/start.sh", "stack"),
+    "a hosts entry removed": (
+        "grep -v iona-api /etc/hosts >/tmp/hosts; cat /tmp/hosts >/etc/hosts",
+        "host_names",
+    ),
+    "the Caddyfile edited": ("echo '# mine' >>/etc/homeport/Caddyfile", "caddy"),
+    "a key made world-readable": (
+        "chmod 644 /etc/homeport/secrets/llama_server.api_key",
+        "secrets",
+    ),
+    "a model truncated": (
+        "truncate -s 100 $(readlink -f /srv/homeport/models/model.gguf)",
+        "hf_models",
+    ),
+    "a container stopped": ("docker stop -t 1 $(docker ps -qf name=open-webui)", "stack"),
+    "a unit of ours deleted": ("rm /etc/systemd/system/homeport-docker-guard.service", "docker"),
+}
+
+
+@pytest.fixture(scope="module")
+def iona() -> Iterator[Stage]:
+    with stage(Path("inventory/iona.py")) as on:
+        made = homeport(on, "lock", str(on.inventory))
+        assert made.returncode == 0, made.stderr
+        yield on
+
+
+def plan(on: Stage, prefetch: str) -> Any:
+    """The plan of pyinfra's own `--dry`."""
+    words = [str(on.inventory), "deploys/full.py", "--dry", "--json"]
+    environment = {**on.environment, "HOMEPORT_PREFETCH": prefetch}
+    environment.pop("PYINFRA_YES", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "pyinfra", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)["plan"]
+
+
+def changes(found: Any) -> list[str]:
+    return [operation["name"] for operation in found if operation["hosts_with_change"]]
+
+
+def assert_same_plan(on: Stage) -> list[str]:
+    """pyinfra's plan is the same with and without; the names of what would change."""
+    alone = plan(on, "0")
+    assert plan(on, "1") == alone  # asks one by one what the record lacks, and records it
+    assert plan(on, "1") == alone  # answers all from memory
+    return changes(alone)
+
+
+def drift(on: Stage, **environment: str) -> tuple[int, Any, int]:
+    """`bin/homeport drift`: its exit status, its JSON, and how many commands reached the node."""
+    to = on.directory / "drift.json"
+    to.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, "drift", str(on.inventory), "--json", str(to)],
+        cwd=ROOT,
+        env={**on.environment, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert to.exists(), done.stderr
+    return done.returncode, json.loads(to.read_text()), int(done.stdout.split("commands:")[1])
+
+
+def named(found: Any) -> set[str]:
+    return {one["capability"] for host in found["hosts"] for one in host["drift"]}
+
+
+def test_the_plan_is_the_same_on_a_half_converged_node(iona: Stage) -> None:
+    with (iona.directory / "half.log").open("w+") as log:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "homeport.cli", "converge", str(iona.inventory)],
+            cwd=ROOT,
+            env=iona.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 120
+        while "Programs aboard" not in Path(log.name).read_text():
+            assert time.monotonic() < deadline
+            assert run.poll() is None, Path(log.name).read_text()
+            time.sleep(0.1)
+        run.kill()
+        run.wait()
+    waiting = assert_same_plan(iona)
+    assert "Programs aboard | Install the programs aboard" in waiting
+    assert "Base | Time zone and clock" not in waiting
+
+
+def test_five_runs_find_a_drift_when_it_is_there(iona: Stage) -> None:
+    converge(iona, quiet=True)
+    assert assert_same_plan(iona) == []
+    inject, capability = DRIFTS["a hosts entry removed"]
+    statuses = []
+    for number in range(1, 6):
+        if number == 3:
+            iona.machine.succeed(inject)
+        status, found, commands = drift(iona)
+        statuses.append(status)
+        assert commands == 1
+        assert named(found) == (set() if number < 3 else {capability})
+    assert statuses == [0, 0, 2, 2, 2]
+
+
+def test_drifts_are_named_by_capability_and_the_plan_is_the_same(iona: Stage) -> None:
+    for inject, _ in DRIFTS.values():
+        iona.machine.succeed(inject)
+    # Nobody can be the administrator of a web UI that does not run.
+    expected = {capability for _, capability in DRIFTS.values()} | {"open_webui"}
+    status, found, _ = drift(iona, PYINFRA_YES="1")
+    assert status == 2
+    assert named(found) == expected
+    assert find_leaks(secrets(iona), {"drift --json": json.dumps(found)}) == []
+    assert assert_same_plan(iona) != []
+
+
+def test_the_record_is_private_and_holds_no_secret(iona: Stage) -> None:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    records = list((cache / "homeport" / "facts").glob("*.json"))
+    assert records
+    assert {path.stat().st_mode & 0o777 for path in records} == {0o600}
+    known = secrets(iona)
+    assert len(known) >= 3
+    assert find_leaks(known, {path.name: path.read_text() for path in records}) == []

@@ -1,0 +1,229 @@
+"""Drift says what would be done, does none of it, and says clean only when it knows."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pyinfra.api import FileUploadCommand, QuoteString, StringCommand
+from pyinfra.api.hiddenvalue import HiddenValue
+
+from homeport.drift import (
+    Difference,
+    DriftResult,
+    HostDrift,
+    command_texts,
+    masked,
+    pending,
+    stems,
+)
+from homeport.drift_report import print_result, result_json
+from homeport.observe import act
+from homeport.report import console
+from homeport.result import Failure
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STEP = """
+from pyinfra import host
+from pyinfra.api import FactBase, StringCommand, operation
+
+class Here(FactBase[str]):
+    def command(self, path): return f"ls -d {path} || true"
+
+class Hangs(FactBase[str]):
+    def command(self): return "sleep 30"
+
+@operation()
+def there(path):
+    if host.get_fact(Here, path=path):
+        host.noop("it is there")
+        return
+    yield StringCommand(f"touch {path}")
+    if not host.get_fact(Here, path=path):
+        yield StringCommand("exit 1")
+
+@operation()
+def hangs():
+    host.get_fact(Hangs)
+    yield StringCommand("true")
+
+def apply(path): there(name="Make it", path=path)
+def hang(): hangs(name="Hang")
+def fail(): raise KeyError("no such key")
+"""
+
+# The command line, with another checkout whose full.py is ours.
+DRIVER = "import sys, homeport.cli as c; from pathlib import Path; c.ROOT = Path(sys.argv.pop(1)); "
+DRIVER += "sys.path.insert(0, str(c.ROOT)); c.main(prog_name='homeport')"
+
+NOWHERE = '("@ssh/nowhere", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})'
+
+
+class Checkout:
+    """A folder with an inventory and a full.py, and the drift of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "deploys").mkdir()
+        (path / "step.py").write_text(STEP)
+
+    def start(self, hosts: str, *lines: str, **environment: str) -> subprocess.Popen[str]:
+        (self.path / "inventory.py").write_text(f"hosts = [{hosts}]\n")
+        text = "\n".join(["from pyinfra import host", "import step", *lines, ""])
+        (self.path / "deploys" / "full.py").write_text(text)
+        words = ["drift", str(self.path / "inventory.py"), "--json", str(self.path / "out.json")]
+        return subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(self.path), *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def drift(self, hosts: str, *lines: str, **environment: str) -> tuple[int, Any, str]:
+        run = self.start(hosts, *lines, **environment)
+        said = "".join(run.communicate(timeout=60))
+        to = self.path / "out.json"
+        return run.returncode, json.loads(to.read_text()) if to.exists() else None, said
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_it_finds_what_is_missing_even_with_pyinfra_yes_and_makes_nothing(
+    checkout: Checkout,
+) -> None:
+    wanted = checkout.path / "wanted"
+    line = f'step.apply(path="{wanted}")'
+    code, found, said = checkout.drift('"@local"', line, PYINFRA_YES="1")
+    assert code == 2, said
+    assert not wanted.exists()
+    (host,) = found["hosts"]
+    assert host["state"] == "drift"
+    assert host["drift"] == [
+        {
+            "capability": "step",
+            "operation": "Make it",
+            "commands": [f"touch {wanted}"],
+            "more": True,
+        }
+    ]
+    wanted.touch()
+    code, found, said = checkout.drift('"@local"', line, PYINFRA_YES="1")
+    assert code == 0, said
+    assert found["hosts"][0]["state"] == "clean"
+
+
+def test_a_host_that_cannot_be_reached_hides_no_other(checkout: Checkout) -> None:
+    code, found, said = checkout.drift(f'{NOWHERE}, "@local"', 'step.apply(path="/nowhere/x")')
+    assert code == 1, said
+    nowhere, local = found["hosts"]
+    assert [nowhere["state"], local["state"]] == ["unknown", "drift"]
+    assert "nowhere" in " ".join(nowhere["failure"]["words"])
+
+
+def test_a_deploy_that_breaks_on_a_host_is_not_clean(checkout: Checkout) -> None:
+    code, found, said = checkout.drift('"@local"', 'step.apply(path="/")', "step.fail()")
+    assert code == 1, said
+    assert found["hosts"][0]["state"] == "unknown"
+    assert "no such key" in " ".join(found["hosts"][0]["failure"]["words"])
+
+
+def test_interrupted_it_says_1_and_not_clean(checkout: Checkout) -> None:
+    run = checkout.start('"@local"', "step.hang()")
+    time.sleep(3)
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    said = "".join(run.communicate(timeout=20))
+    assert run.returncode == 1, said
+    assert "clean" not in said
+    assert not (checkout.path / "out.json").exists()
+
+
+def test_the_lines_of_full_name_the_capabilities() -> None:
+    path = ROOT / "deploys" / "full.py"
+    found, lines = stems(path), path.read_text().splitlines()
+    applied = [number for number, line in enumerate(lines, 1) if ".apply(" in line]
+    assert applied
+    for number in applied:
+        assert lines[number - 1].startswith(f"{found[number]}.apply(")
+
+
+def test_secrets_are_masked_and_uploads_not_shown() -> None:
+    hidden = StringCommand("login", QuoteString(HiddenValue("s3cret")))
+    upload = FileUploadCommand(io.StringIO("s3cret"), "/etc/key")
+    address = StringCommand("pip --index-url https://ann:s3cret@index.example/simple")
+    for command in (hidden, upload, address):
+        assert "s3cret" not in "".join(command_texts(command))
+    assert command_texts(upload)[0] == "upload /etc/key"
+    assert masked("https://ann@x/ http://x:80/a@b") == "https://ann@x/ http://x:80/a@b"
+
+
+def test_programs_of_ours_are_named_for_people_and_whole_in_json() -> None:
+    exact, words = command_texts(act("stack_actions", "pull", images=["a"]))
+    assert "def pull" in exact
+    assert words == 'homeport-node stack_actions.pull(images=["a"])'
+    assert command_texts(StringCommand("one\ntwo"))[1] == "one … (2 lines)"
+
+
+def test_an_operation_is_followed_until_it_looks_again() -> None:
+    host = SimpleNamespace(get_fact=lambda name: name)
+    asked = []
+
+    def generate() -> Iterator[str]:
+        asked.append(host.get_fact("before"))
+        yield "one"
+        yield "two"
+        host.get_fact("after")
+        yield "three"
+
+    get_fact = host.get_fact
+    assert pending(host, generate) == (["one", "two"], True)
+    assert asked == ["before"]
+    assert host.get_fact is get_fact
+    assert pending(host, lambda: iter(["one"])) == (["one"], False)
+
+
+DIFFERS = Difference(
+    capability="caddy", operation="Serve [it]", commands=("x",), words=("x",), more=True
+)
+CLEAN, DRIFTED = HostDrift(name="a"), HostDrift(name="b", differences=[DIFFERS])
+UNKNOWN = HostDrift(
+    name="c", differences=[DIFFERS], failure=Failure(operation="reading", words=("it hung",))
+)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "status"),
+    [
+        ([CLEAN], 0),
+        ([CLEAN, DRIFTED], 2),
+        ([DRIFTED, UNKNOWN, CLEAN], 1),
+        ([UNKNOWN], 1),
+        ([], 1),
+    ],
+)
+def test_the_status_is_the_worst_that_is_known(hosts: list[HostDrift], status: int) -> None:
+    assert DriftResult(hosts=hosts).status == status
+    assert result_json("i.py", DriftResult(hosts=hosts))["status"] == status
+
+
+def test_people_read_what_and_where() -> None:
+    with console.capture() as captured:
+        print_result(DriftResult(hosts=[CLEAN, DRIFTED, UNKNOWN]), "bin/homeport converge i.py")
+    said = captured.get()
+    assert "drift  b: caddy: Serve [it]\n    x\n    then looks again" in said
+    assert "unknown  c: reading\n    it hung" in said
+    assert "clean  a" in said
+    assert "nothing was changed" in said

@@ -1,0 +1,215 @@
+"""Many facts in one remote command: the program aboard, the frame, what is left out."""
+
+import io
+import json
+import shlex
+import socket
+import subprocess
+import time
+import zlib
+from typing import Any
+
+import pytest
+
+from homeport import prefetch
+from homeport.observe import NodeFact, python_program
+from homeport_node import gather
+
+MARKER = "0123456789abcdef" * 2
+
+
+class Base(NodeFact):
+    stem = "base"
+
+
+def observed(commands: list[str], seconds: float = 5, cap: int = 1 << 20) -> dict[str, Any]:
+    """What the desk makes of `commands`, run here as on a node."""
+    sent = prefetch.request(commands, MARKER, seconds, cap)
+    done = subprocess.run(prefetch.BOOT, shell=True, input=sent, capture_output=True, check=False)
+    assert done.stderr == b""
+    return prefetch.answers(commands, MARKER, done.stdout)
+
+
+def test_outputs_and_errors_come_back_as_pyinfra_would_read_them() -> None:
+    commands = [
+        "sh -c 'echo one; echo; echo two >&2'",
+        "sh -c 'printf \"no newline\"'",
+        "sh -c 'printf \"a\\rb\\f\\n\\n\"'",
+        "sh -c 'cat'",
+    ]
+    found = observed(commands)
+    assert found[commands[0]].stdout_lines == ["one", ""]
+    assert found[commands[0]].stderr_lines == ["two"]
+    assert found[commands[1]].stdout_lines == ["no newline"]
+    assert found[commands[2]].stdout_lines == ["a\rb\x0c", ""]
+    assert found[commands[3]].stdout_lines == []  # standard input is at its end
+
+
+def test_what_failed_hung_talked_too_much_or_is_no_text_is_left_out() -> None:
+    good, failed = "sh -c 'echo good'", "sh -c 'echo bad; exit 3'"
+    hung, stuck = "sh -c 'sleep 60'", "sh -c 'sleep 60 & echo started'"
+    loud, binary = "sh -c 'head -c 300000 /dev/zero | tr \"\\0\" x'", "sh -c 'printf \"\\377\"'"
+    unknown = "no-such-program"
+    began = time.monotonic()
+    found = observed([hung, good, failed, stuck, loud, binary, unknown], seconds=0.5, cap=200_000)
+    assert found.keys() == {good}
+    assert time.monotonic() - began < 3
+
+
+def test_hanging_ones_are_ended() -> None:
+    def sleepers() -> int:
+        done = subprocess.run(["pgrep", "-fc", "sleep 61.2345"], capture_output=True, check=False)
+        return int(done.stdout)
+
+    observed(["sh -c 'sleep 61.2345; true'"], seconds=0.3)
+    assert sleepers() == 0
+
+
+def test_facts_run_side_by_side_and_more_than_fit_at_once() -> None:
+    facts = [{"shell": f"sleep 0.1; echo {number}"} for number in range(20)]
+    began = time.monotonic()
+    found = gather.gather(facts, seconds=5, cap=1000, at_once=10)
+    assert time.monotonic() - began < 1.5  # one after the other: 2
+    assert [answer and answer[1] for answer in found] == [f"{number}\n" for number in range(20)]
+
+
+def test_a_python_fact_is_run_in_a_fork_as_python_would() -> None:
+    program = "import sys\nprint(__name__)\nprint('oh', file=sys.stderr)\nsys.exit({})\n"
+    texts = [program.format(code) for code in ("None", "3", "'words'")] + [
+        "print(1)\nraise KeyError"
+    ]
+    found = gather.gather([{"python": text} for text in texts], seconds=5, cap=10**6, at_once=8)
+    assert found[0] == [0, "__main__\n", "oh\n"]
+    assert found[1] == [3, "__main__\n", "oh\n"]
+    assert found[2] == [1, "__main__\n", "oh\nwords\n"]
+    assert found[3] is not None
+    assert found[3][:2] == [1, "1\n"]
+    assert found[3][2].endswith("KeyError\n")
+
+
+def test_a_node_fact_gives_the_same_by_either_way() -> None:
+    text = Base().command(zone="Etc/UTC", units=[], wanted=[]).get_raw_value()
+    program = python_program(text)
+    assert program is not None
+    by_shell, by_fork = gather.gather(
+        [{"shell": text}, {"python": program}], seconds=20, cap=10**6, at_once=2
+    )
+    assert by_shell == by_fork
+    assert by_shell is not None
+    assert by_shell[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "echo one",
+        "python3 - <<'HOMEPORT_END'\nprint(1)\nHOMEPORT_END\n",
+        Base().command(zone="x").get_raw_value() + "\nrm -rf /tmp/x",
+        Base().command(zone="x").get_raw_value().replace("import sys", "x\nHOMEPORT_END\necho"),
+    ],
+)
+def test_other_shell_text_is_no_python_program(text: str) -> None:
+    if "HOMEPORT_END\necho" in text or not text.startswith("command -v"):
+        assert python_program(text) is None
+    else:
+        program = python_program(text)
+        assert program is None or "rm -rf" not in program
+
+
+def test_only_a_node_fact_whole_and_alone_is_run_as_python() -> None:
+    text = Base().command(zone="it's", units=[], wanted=[]).get_raw_value()
+    command = f"sh -c {shlex.quote(text)}"
+    assert prefetch.fact(command) == {"python": python_program(text)}
+    hidden = command.replace("import json", "'; touch /tmp/x; 'import json", 1)
+    for other in (
+        hidden,
+        f"{command} x",
+        f"sudo {command}",
+        f"sh -c {shlex.quote(text)}'a'",
+        "sh -c id",
+    ):
+        assert prefetch.fact(other) == {"shell": other}
+
+
+def test_one_sudo_serves_all_when_all_want_the_same() -> None:
+    mine, theirs = "sudo -H -n sh -c 'id'", "sudo -H -n -u caddy sh -c 'id'"
+    assert prefetch.elevation([mine, mine]) == prefetch.SUDO
+    assert prefetch.elevation([mine, theirs]) == ""
+    assert prefetch.elevation([mine, "sh -c 'id'"]) == ""
+    assert prefetch.elevation([]) == ""
+
+
+def framed(values: list[Any]) -> bytes:
+    return gather.frame(MARKER, values)
+
+
+def test_noise_around_the_frame_does_no_harm() -> None:
+    received = b"welcome\n" + framed([[0, "yes\n", ""]]) + b"bye\n"
+    assert prefetch.answers(["a"], MARKER, received)["a"].stdout_lines == ["yes"]
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        b"",
+        b"sh: python3: not found\n",
+        framed([[0, "yes\n", ""]])[:-3],
+        framed([[0, "yes\n", ""]]).replace(MARKER.encode(), b"f" * 32),
+        framed([]),
+        framed([[0, "", ""], [0, "", ""]]),
+        MARKER.encode() + b"zzzzzzzz",
+        MARKER.encode() + b"-0000001",
+        MARKER.encode() + b"00000003abc",
+        MARKER.encode() + b"%08x" % len(zlib.compress(b"{")) + zlib.compress(b"{"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_none(received: bytes) -> None:
+    assert prefetch.answers(["a"], MARKER, received) == {}
+
+
+def test_the_program_writes_one_frame() -> None:
+    out = io.BytesIO()
+    asked = {"marker": MARKER, "facts": [{"shell": "echo hi"}], "seconds": 5, "cap": 100}
+    gather.main(json.dumps(asked), out)
+    assert prefetch.answers(["a"], MARKER, out.getvalue())["a"].stdout_lines == ["hi"]
+
+
+class Channel:
+    """An ssh channel over which nothing, or too much, or a broken connection comes."""
+
+    def __init__(self, fails: type[Exception] | None, chunk: bytes) -> None:
+        self.fails, self.chunk, self.closed = fails, chunk, False
+        self.commands: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+    def exec_command(self, command: str) -> None:
+        self.commands.append(command)
+
+    def recv(self, size: int) -> bytes:
+        if self.fails:
+            raise self.fails
+        return self.chunk
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Transport:
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def open_session(self, timeout: float) -> Channel:
+        return self.channel
+
+
+@pytest.mark.parametrize("fails", [socket.timeout, EOFError, ConnectionResetError, None])
+def test_a_connection_that_fails_or_floods_gives_nothing(
+    fails: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "ANSWER_CAP", 1000)
+    channel = Channel(fails, b"x" * 600)
+    assert prefetch.ask(Transport(channel), ["sudo -H -n sh -c 'id'"]) == {}
+    assert channel.closed
+    assert channel.commands == [prefetch.SUDO + prefetch.BOOT]
