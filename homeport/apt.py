@@ -27,7 +27,8 @@ LOCK_WAIT = 120  # seconds
 LOCK_WAIT_VARIABLE = "HOMEPORT_APT_WAIT"
 
 # DPkg::Lock::Timeout covers dpkg's locks alone: apt 2.6 and 3.0 give up at once when the lock of
-# the package lists is held, so that one is waited for here. apt names the process that holds it.
+# the package lists is held, so that one is waited for here. When apt gives up it does not say which process
+# holds the lock; the kernel does.
 _SCRIPT = """\
 export DEBIAN_FRONTEND=noninteractive
 words=$(mktemp) || exit 1
@@ -46,11 +47,19 @@ refresh() {{
   done
   mkdir -p /var/lib/homeport && touch /var/lib/homeport/apt-refreshed
 }}
+holders() {{
+  for lock in /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock; do
+    inode=$(stat -c %i "$lock" 2>/dev/null) || continue
+    awk -v inode="$inode" '{{ n = split($6, at, ":"); if (at[n] == inode && $5 > 0) print $5 }}' \\
+      /proc/locks
+  done | sort -u | while read -r pid; do echo "$(cat "/proc/$pid/comm") (pid $pid)"; done
+}}
 stop() {{
+  who=$(holders 2>/dev/null | tr '\\n' ' ')
   cat "$words" >&2
   if grep -qE 'Could not get lock|Unable to acquire|locked by another process' "$words"; then
-    echo 'Another process was using apt for more than {wait} s, and nothing was changed:' \\
-      'let it end (ps -fp PID), then converge again' >&2
+    echo "${{who:-another process }}was using apt for more than {wait} s," \\
+      'and nothing was changed: let it end, then converge again' >&2
   fi
   if grep -q 'remove is disabled' "$words"; then
     doomed=$(LC_ALL=C get -s -o APT::Get::Remove=true install {packages} | sed -n 's/^Remv //p')
