@@ -147,10 +147,9 @@ def test_a_registry_that_is_away_is_named(iona: Iona) -> None:
 
 def test_a_configuration_that_caddy_refuses_is_not_put_in_place(iona: Iona, tmp_path: Path) -> None:
     """Valid at the desk, and not on this node: the CA's key is damaged. Caddy runs without it."""
-    more = iona.stage.inventory.read_text().replace(
-        "caddy=Caddy(\n        sites=(",
-        'caddy=Caddy(\n        sites=(\n            Site(name="chat.example", to="open_webui"),',
-    )
+    last = 'Site(name="iona-api.local.arpeggio.one", to="llama_server"),'
+    more = f'{last} Site(name="chat.example", to="open_webui"),'
+    more = iona.stage.inventory.read_text().replace(last, more)
     assert "chat.example" in more
     other = iona.with_inventory(tmp_path / "iona.py", more)
     key = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.key"
@@ -193,9 +192,8 @@ def test_an_apt_that_is_in_use_is_named(iona: Iona, monkeypatch: pytest.MonkeyPa
     iona.machine.succeed("dpkg --remove --force-depends curl")
     with running(iona, "upgrade", HOLD) as pid:
         said = iona.refused()
-    assert "Could not get lock /var/lib/dpkg/lock-frontend" in said
-    assert f"held by process {pid} (python3)" in said
-    assert "Another process was using apt for more than 3 s, and nothing was changed" in said
+    assert "/var/lib/dpkg/lock-frontend" in said
+    assert f"python3 (pid {pid}) was using apt for more than 3 s, and nothing was changed" in said
     assert iona.answers() == 200
     iona.heal()
     iona.machine.succeed("curl --version")

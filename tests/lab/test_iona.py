@@ -206,13 +206,13 @@ def test_what_is_no_longer_wanted_is_removed_and_data_stay(iona: Iona, tmp_path:
     for listed in ("list-unit-files", "list-units --all"):
         assert machine.run(f"systemctl {listed} --no-legend 'homeport-*'").stdout == b""
     assert "homeport" not in machine.succeed("nft list tables")
-    assert machine.succeed("find / -xdev -name '*homeport*' -not -path '/proc/*'").split() == [
+    # Trust in the sources' CA belongs to the base, which every node has.
+    left = "find / -xdev -name '*homeport*' -not -path '/proc/*' -not -path '*cert*'"
+    assert set(machine.succeed(left).split()) == {
         "/etc/homeport",
-        *machine.succeed("ls -d /usr/local/share/ca-certificates/homeport-*").split(),
-        *machine.succeed("ls -d /etc/ssl/certs/homeport-*").split(),
         "/srv/homeport",
         "/var/lib/homeport",
-    ]
+    }
     machine.succeed("dpkg -s docker.io docker-compose caddy nftables")
     machine.succeed("docker volume inspect open-webui && test -s /etc/homeport/secrets/*secret_key")
     assert machine.succeed("cd /srv/homeport/models && sha256sum gemma4-26b/*/*") == data
