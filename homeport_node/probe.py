@@ -198,6 +198,8 @@ def _filesystems(mounts: str) -> "list[dict[str, Any]]":
         mount = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), mount)
         if kind not in DISK_FILESYSTEMS or not os.path.isdir(mount):  # noqa: PTH112
             continue
+        if kind == "overlay" and mount != "/":  # a container's, not a disk's
+            continue
         try:
             state, device = os.statvfs(mount), os.stat(mount).st_dev  # noqa: PTH116
         except OSError:
