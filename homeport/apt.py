@@ -27,8 +27,8 @@ LOCK_WAIT = 120  # seconds
 LOCK_WAIT_VARIABLE = "HOMEPORT_APT_WAIT"
 
 # DPkg::Lock::Timeout covers dpkg's locks alone: apt 2.6 and 3.0 give up at once when the lock of
-# the package lists is held, so that one is waited for here. When apt gives up it does not say which process
-# holds the lock; the kernel does.
+# the package lists is held, so that one is waited for here. When apt gives up it does not say which
+# process holds the lock; the kernel does.
 _SCRIPT = """\
 export DEBIAN_FRONTEND=noninteractive
 words=$(mktemp) || exit 1

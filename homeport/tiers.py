@@ -1,7 +1,9 @@
 """The test tiers: which there are, what each needs, and running those that this machine carries.
 
-`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab. `soak` holds
-what counts into the dozens; it is only run by name.
+`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab; so does
+`system`, which breaks the whole of Iona in every way that is listed and heals it, and is run by
+name until it has been seen whole within its budget. `soak` holds what counts into the dozens; it too is
+only run by name.
 """
 
 import subprocess
@@ -36,7 +38,9 @@ TIERS = (
             _python("ruff", "format", "--check", "."),
             _python("ruff", "check", "."),
             _python("mypy"),
-            _python("pytest", "-m", "not node and not container and not soak", "tests"),
+            _python(
+                "pytest", "-m", "not node and not container and not system and not soak", "tests"
+            ),
         ),
         budget_minutes=1,
     ),
@@ -44,6 +48,12 @@ TIERS = (
         name="container",
         commands=(_python("pytest", "-m", "container", "-v", "--durations=15", "tests"),),
         budget_minutes=20,
+    ),
+    Tier(
+        name="system",
+        commands=(_python("pytest", "-m", "system", "-v", "--durations=15", "tests"),),
+        budget_minutes=30,
+        by_default=False,
     ),
     Tier(
         name="soak",
@@ -56,7 +66,7 @@ TIERS = (
 
 def _reason_not_to(tier: Tier) -> str:
     """Why this machine cannot carry `tier`, or ""."""
-    if tier.name != "container":
+    if tier.name not in ("container", "system", "soak"):
         return ""
     from homeport.prerequisites import LabUnavailable, install_lab_packages
 

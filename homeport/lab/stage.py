@@ -5,6 +5,7 @@ person has of real machines: a targets file. The lock is made against the lab's 
 Hub by the command that makes every lock.
 """
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from homeport.wheel import REQUIREMENTS, download_wheels
 
 # Python's version in each Debian release: what the package index must hold for the programs aboard.
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
+
+_NUMBERS = itertools.count(1)
 
 Build = Callable[[Path, str, Progress, dict[str, str] | None], None]
 
@@ -160,9 +163,10 @@ def stage(
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))
         # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
-        directory = cache.directory("stages", str(os.getpid()))
+        name = f"{os.getpid()}-{next(_NUMBERS)}"  # a process may have several stages up at once
+        directory = cache.directory("stages", name)
         stack.callback(_forget, directory, engine)
-        network = stack.enter_context(engine.network(f"homeport-lab-{os.getpid()}"))
+        network = stack.enter_context(engine.network(f"homeport-lab-{name}"))
         found = stack.enter_context(
             sources(
                 engine,
@@ -212,6 +216,6 @@ def release(progress: Progress = quiet) -> int:
     """Take away every lab that was kept, and what is left of runs that died; how many were kept."""
     count = engines.release_kept(progress)
     for directory in cache.directory("stages").iterdir():
-        if not Path("/proc", directory.name).exists():
+        if not Path("/proc", directory.name.split("-")[0]).exists():
             shutil.rmtree(directory, ignore_errors=True)
     return count

@@ -15,7 +15,7 @@ import pytest
 from homeport.lab.content.repository import write_repo
 from tests.lab.iona import MODELS, Iona
 
-pytestmark = pytest.mark.container
+pytestmark = pytest.mark.system
 
 MODEL = "google_gemma-4-26B-A4B-it-Q4_0.gguf"
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', %d)); time.sleep(300)"

@@ -15,7 +15,7 @@ from homeport.leaks import find_leaks
 from tests.lab.breaks import READY, Break, rounds
 from tests.lab.iona import KEY, Iona
 
-pytestmark = pytest.mark.container
+pytestmark = pytest.mark.system
 
 SERVICES = {"llama-server", "open-webui"}
 ADMIN = "/api/v1/auths/admin/config"
