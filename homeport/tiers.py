@@ -1,8 +1,8 @@
 """The test tiers: which there are, what each needs, and running those that this machine carries.
 
-`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab; so does
-`system`, which breaks the whole of Iona in every way that is listed and heals it, and is run by
-name until it has been seen whole within its budget. `soak` holds what counts into the dozens; it too is
+`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab. `system`
+does too: it breaks the whole of Iona in every way that is listed, and heals it; it is run by name
+until it has been seen whole within its budget. `soak` holds what counts into the dozens; it too is
 only run by name.
 """
 
