@@ -74,7 +74,8 @@ BREAKS = (
     Break(
         name="environment in the Compose file changed",
         do=f"{_in_place('s/llama-server:8080/elsewhere:8080/', COMPOSE)} && "
-        f"docker compose -p iona -f {COMPOSE} up -d",
+        # Open WebUI does not mind SIGTERM while it starts: a minute, if it were recreated then.
+        f"docker compose -p iona -f {COMPOSE} up -d --wait",
         by=f"Stack | Write {COMPOSE}",
         mended="! docker inspect iona-open-webui-1 | grep -q elsewhere",
         also=(SERVICES, PROVIDER),
