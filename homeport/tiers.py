@@ -1,13 +1,14 @@
 """The test tiers: which there are, what each needs, and running those that this machine carries.
 
-`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab. `system`
-does too: it breaks the whole of Iona in every way that is listed, and heals it; it is run by name
-until it has been seen whole within its budget. `soak` holds what counts into the dozens; it too is
-only run by name.
+`unit` needs nothing; it includes ruff and mypy. `container` needs the container lab: there Iona is
+built, broken in every way that is listed, and healed. `soak` holds what counts into the dozens; it
+is only run by name.
 """
 
+import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,7 @@ TIERS = (
             _python("ruff", "format", "--check", "."),
             _python("ruff", "check", "."),
             _python("mypy"),
-            _python(
-                "pytest", "-m", "not node and not container and not system and not soak", "tests"
-            ),
+            _python("pytest", "-m", "not node and not container and not soak", "tests"),
         ),
         budget_minutes=1,
     ),
@@ -48,12 +47,6 @@ TIERS = (
         name="container",
         commands=(_python("pytest", "-m", "container", "-v", "--durations=15", "tests"),),
         budget_minutes=20,
-    ),
-    Tier(
-        name="system",
-        commands=(_python("pytest", "-m", "system", "-v", "--durations=15", "tests"),),
-        budget_minutes=30,
-        by_default=False,
     ),
     Tier(
         name="soak",
@@ -66,7 +59,7 @@ TIERS = (
 
 def _reason_not_to(tier: Tier) -> str:
     """Why this machine cannot carry `tier`, or ""."""
-    if tier.name not in ("container", "system", "soak"):
+    if tier.name not in ("container", "soak"):
         return ""
     from homeport.prerequisites import LabUnavailable, install_lab_packages
 
@@ -75,6 +68,27 @@ def _reason_not_to(tier: Tier) -> str:
     except LabUnavailable as error:
         return str(error)
     return ""
+
+
+def _run(tier: Tier) -> bool:
+    """Run the tier's commands side by side; whether all of them passed.
+
+    The last one, which takes longest, is seen as it goes on; the others print when they ended.
+    """
+    *others, last = tier.commands
+    with contextlib.ExitStack() as stack:
+        beside = []
+        for command in others:
+            output = stack.enter_context(tempfile.TemporaryFile())
+            run = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            beside.append((stack.enter_context(run), output))
+        codes = [subprocess.run(last, cwd=ROOT, check=False).returncode]
+        for run, output in beside:
+            codes.append(run.wait())
+            output.seek(0)
+            sys.stdout.write(output.read().decode(errors="replace"))
+            sys.stdout.flush()
+    return not any(codes)
 
 
 def run_tiers(names: tuple[str, ...]) -> int:
@@ -97,9 +111,7 @@ def run_tiers(names: tuple[str, ...]) -> int:
                 failed.append(tier.name)
             continue
         began = time.monotonic()
-        # A list: every command runs, whatever the one before it came to.
-        codes = [subprocess.run(c, cwd=ROOT, check=False).returncode for c in tier.commands]
-        good = not any(codes)
+        good = _run(tier)
         took = report.human_seconds(time.monotonic() - began)
         word = "passed" if good else "FAILED"
         if time.monotonic() - began > 60 * tier.budget_minutes:

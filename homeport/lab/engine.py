@@ -162,7 +162,10 @@ class Engine:
 
     @contextmanager
     def network(self, name: str) -> Iterator["Network"]:
-        """A network of its own for one lab; gone afterwards with everything of ours on it."""
+        """A network of its own for one lab; gone afterwards with everything of ours on it.
+
+        With IPv6 as well where the kernel has it: Docker hands those addresses out.
+        """
         network = self._create_network(name)
         try:
             yield network
@@ -175,7 +178,10 @@ class Engine:
         said = ""
         for number in _shuffled():
             subnet = ipaddress.IPv4Network(f"{self.pool}.{number}.0/24")
-            done = self.run("network", "create", "--subnet", str(subnet), *self.labels, name)
+            words = ["--subnet", str(subnet)]
+            if Path("/proc/net/if_inet6").exists():
+                words += ["--ipv6", "--subnet", f"fd68:6f6d:6570:{number:x}::/64"]
+            done = self.run("network", "create", *words, *self.labels, name)
             if done.returncode == 0:
                 return Network(name=name, subnet=subnet)
             said = done.stderr.decode(errors="replace").strip()

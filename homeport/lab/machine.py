@@ -223,6 +223,13 @@ class Machine:
         self.engine.docker("restart", "--time", "60", self.container)
         self.wait_for_boot(timeout=timeout)
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the network reaches it: `address`, and its IPv6 address where the lab has IPv6."""
+        words = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}"
+        shown = self.engine.docker("inspect", "--format", words, self.container).strip()
+        return (self.address, shown) if shown else (self.address,)
+
     def kill(self) -> None:
         """Cut the machine's power. `start` boots it again."""
         self.engine.docker("kill", self.container)

@@ -172,10 +172,10 @@ SCAN = (ROOT / "homeport" / "scan.py").read_text()
 
 def neighbour_sees(on: Stage) -> dict[str, list[int]]:
     """Open TCP ports by address, from another host on the network: the machines' own addresses,
-    and every container's, with a route to it through its machine."""
-    addresses = []
+    IPv6 too, and every container's, with a route to it through its machine."""
+    addresses: list[str] = []
     for machine in on.machines.values():
-        addresses.append(machine.address)
+        addresses += machine.addresses
         networks = machine.succeed(
             "docker network ls -q | xargs -r docker network inspect "
             "-f '{{range .IPAM.Config}}{{.Subnet}} {{end}}'"
@@ -226,7 +226,11 @@ def declared_ports(on: Stage) -> dict[str, set[int]]:
     """By address, the TCP ports that the inventory shows the network, ssh included."""
     nodes: dict[str, Any] = {**unbound(on.inventory)}
     ports = {name: node.open_ports for name, node in nodes.items()}
-    return {machine.address: {22, *ports[name]} for name, machine in on.machines.items()}
+    return {
+        address: {22, *ports[name]}
+        for name, machine in on.machines.items()
+        for address in machine.addresses
+    }
 
 
 def _network(on: Stage) -> str:

@@ -1,6 +1,6 @@
 """One lab for all container tests of this folder: sources, a Debian 13 machine, a neighbour.
 
-And Iona: one machine on which `inventory/iona.py` was converged, shared by the system tests.
+And Iona: one machine on which `inventory/iona.py` was converged, shared by the tests that break it.
 """
 
 import os

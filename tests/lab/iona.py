@@ -1,4 +1,4 @@
-"""Iona on a lab machine, as the system tests see it: from the desk, from a user's seat, as root."""
+"""Iona on a lab machine, as the tests see it: from the desk, from a user's seat, as root."""
 
 import dataclasses
 import json

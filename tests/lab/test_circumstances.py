@@ -4,8 +4,10 @@ Each test provokes one, converges, and reads what is said; what served before st
 the cause is gone, one converge heals. The machine is the one of `test_iona`.
 """
 
+import dataclasses
 import json
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from homeport.lab.content.repository import write_repo
 from tests.lab.iona import MODELS, Iona
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.container
 
 MODEL = "google_gemma-4-26B-A4B-it-Q4_0.gguf"
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', %d)); time.sleep(300)"
@@ -212,3 +214,43 @@ def test_a_gpu_that_is_missing_is_refused_and_nothing_serves_instead(iona: Iona)
     iona.heal()
     reserved = iona.container("llama-server")["HostConfig"]["DeviceRequests"]
     assert json.dumps(reserved).count("GPU-") == 2
+
+
+def test_gpus_that_cuda_does_not_find_are_refused(iona: Iona) -> None:
+    """The lab's target says that it lacks CUDA. A real one does not, and must not use its CPU."""
+    text = iona.stage.targets.read_text()
+    lacking = tomllib.loads(text)["hosts"]["iona"]["lacks"]["cuda"]
+    targets = iona.stage.directory / "with-cuda.toml"
+    targets.write_text(text.replace(f', "cuda" = {json.dumps(lacking)}', ""))
+    real = Iona(stage=dataclasses.replace(iona.stage, targets=targets), hub=iona.hub)
+    assert "cuda" not in tomllib.loads(targets.read_text())["hosts"]["iona"]["lacks"]
+    iona.machine.succeed("docker rm -f iona-llama-server-1")
+    said = real.refused()
+    assert iona.running() == {"open-webui"}
+    assert "llama_server would compute on the CPU" in said
+    assert "0 of 2 found by ghcr.io/ggml-org/llama.cpp" in said
+    assert "NVIDIA's driver is 550.163.01" in said
+    iona.heal()
+
+
+def test_a_volume_that_somebody_else_made_is_not_taken(iona: Iona, tmp_path: Path) -> None:
+    ours = 'volume="open-webui"'
+    text = iona.stage.inventory.read_text()
+    assert ours in text
+    other = iona.with_inventory(tmp_path / "iona.py", text.replace(ours, 'volume="theirs"'))
+    iona.machine.succeed("docker volume create theirs")
+    said = other.refused()
+    iona.machine.succeed("docker volume rm theirs")  # which needs that nobody uses it
+    assert "there is a volume theirs that Homeport did not make" in said
+    assert "open_webui.adopt=True" in said
+
+
+def test_a_compose_project_of_the_same_name_is_not_touched(iona: Iona) -> None:
+    label = "--label com.docker.compose.project"
+    labels = f"{label}=iona {label}.working_dir=/home/kim/iona"
+    image = iona.container("llama-server")["Config"]["Image"]
+    iona.machine.succeed(f"docker run -d --name theirs {labels} --entrypoint sleep {image} 300")
+    said = iona.refused()
+    iona.machine.succeed("docker rm -f theirs")
+    assert "the container theirs belongs to another Compose project that is called iona" in said
+    assert "made in /home/kim/iona" in said

@@ -15,7 +15,7 @@ from homeport.lab.rehearse import ROOT, converge, homeport, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.container
 
 # Commands that reach a node, counted where paramiko sends them, whoever asked.
 COUNTING = """

@@ -6,7 +6,7 @@ import pytest
 
 from tests.lab.iona import Iona
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.container
 
 FORGER = (Path(__file__).parents[1] / "docker" / "neighbour.py").read_bytes()
 GUARD = "homeport-docker-guard.service"

@@ -59,7 +59,7 @@ def settled(before: HostState, timeout: float = 20) -> list[str]:
     return found
 
 
-@pytest.mark.system
+@pytest.mark.container
 @pytest.mark.usefixtures("own_daemon")
 def test_after_a_lab_the_host_is_as_it_was(tmp_path: Path) -> None:
     before = snapshot()
@@ -76,7 +76,7 @@ def test_after_a_lab_the_host_is_as_it_was(tmp_path: Path) -> None:
     assert settled(before) == []
 
 
-@pytest.mark.system
+@pytest.mark.container
 @pytest.mark.usefixtures("own_daemon")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_after_a_signal_the_host_is_as_it_was(tmp_path: Path, number: signal.Signals) -> None:
@@ -166,7 +166,7 @@ def a_directory() -> Iterator[None]:
         place.rmdir()
 
 
-@pytest.mark.system
+@pytest.mark.container
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can plant these")
 @pytest.mark.parametrize(
     ("subject", "plant"),

@@ -4,6 +4,7 @@ One machine serves all tests of this file and of `test_circumstances`; each leav
 """
 
 import base64
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from homeport.lab import rehearse
 from homeport.leaks import find_leaks
 from tests.lab.breaks import READY, Break, rounds
+from tests.lab.breaks import SERVICES as SERVICES_OPERATION
 from tests.lab.iona import KEY, Iona
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.container
 
 SERVICES = {"llama-server", "open-webui"}
 ADMIN = "/api/v1/auths/admin/config"
@@ -106,12 +108,13 @@ def reached(iona: Iona) -> dict[str, list[int]]:
 
 
 def test_a_neighbour_reaches_caddy_and_ssh_alone(iona: Iona) -> None:
-    seen = reached(iona)
-    assert seen.pop(iona.machine.address) == [22, 80, 443]
+    seen, own = reached(iona), iona.machine.addresses
+    assert [seen.pop(address) for address in own] == [[22, 80, 443]] * len(own)
     assert set(map(tuple, seen.values())) == {()}
     iona.machine.succeed("nft delete table inet homeport_docker")
     seen = reached(iona)
-    seen.pop(iona.machine.address)
+    for address in own:
+        seen.pop(address)
     forged = seen.pop("127.0.0.1")
     reachable = [ports for ports in seen.values() if 8080 in ports]
     assert len(reachable) == 2, "without the guard this check must be red"
@@ -190,6 +193,24 @@ def test_breaks_are_found_and_healed(iona: Iona, row: list[Break]) -> None:
     iona.heal()
     for one in row:
         iona.machine.succeed(one.mended)
+
+
+def test_a_tag_that_leads_to_another_image_is_seen(iona: Iona, tmp_path: Path) -> None:
+    """Without a lock images go by tag; the container that runs is of the image before."""
+    engine = "llama-server"
+    lacking = dataclasses.replace(iona.stage, lock=tmp_path / "there-is-none.lock")
+    unlocked = Iona(stage=lacking, hub=iona.hub)
+    unlocked.heal()
+    tag, old = iona.container(engine)["Config"]["Image"], iona.container(engine)["Image"]
+    assert "@" not in tag
+    iona.machine.succeed(f"docker commit --change 'LABEL newer=1' iona-{engine}-1 {tag}")
+    assert SERVICES_OPERATION in unlocked.pending()
+    unlocked.heal()
+    assert iona.container(engine)["Image"] != old
+    iona.machine.succeed(f"docker image tag {old} {tag}")
+    iona.heal()
+    assert "@sha256:" in iona.container(engine)["Config"]["Image"]
+    assert iona.container(engine)["Image"] == old
 
 
 def test_what_is_no_longer_wanted_is_removed_and_data_stay(iona: Iona, tmp_path: Path) -> None:

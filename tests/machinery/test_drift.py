@@ -40,7 +40,7 @@ class Here(FactBase[str]):
     def command(self, path): return f"ls -d {path} || true"
 
 class Hangs(FactBase[str]):
-    def command(self): return "sleep 30"
+    def command(self): return "touch hangs; sleep 30"
 
 @operation()
 def there(path):
@@ -84,6 +84,7 @@ class Checkout:
         return subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.path), *words],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            cwd=self.path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -142,7 +143,10 @@ def test_a_deploy_that_breaks_on_a_host_is_not_clean(checkout: Checkout) -> None
 
 def test_interrupted_it_says_1_and_not_clean(checkout: Checkout) -> None:
     run = checkout.start('"@local"', "step.hang()")
-    time.sleep(3)
+    deadline = time.monotonic() + 20
+    while not (checkout.path / "hangs").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     assert run.poll() is None
     run.send_signal(signal.SIGINT)
     said = "".join(run.communicate(timeout=20))

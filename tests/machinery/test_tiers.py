@@ -1,0 +1,32 @@
+"""A tier passes only when each of its commands did, whichever it is; what they said is seen."""
+
+import sys
+
+import pytest
+
+from homeport import tiers
+
+GOOD = (sys.executable, "-c", "print('good said')")
+BAD = (sys.executable, "-c", "print('bad said'); raise SystemExit(1)")
+
+
+@pytest.mark.parametrize(
+    ("commands", "code"),
+    [((GOOD, GOOD), 0), ((BAD, GOOD), 1), ((GOOD, BAD), 1), ((BAD,), 1)],
+)
+def test_every_command_counts(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    commands: tuple[tuple[str, ...], ...],
+    code: int,
+) -> None:
+    tier = tiers.Tier(name="some", commands=commands, budget_minutes=1)
+    monkeypatch.setattr(tiers, "TIERS", (tier,))
+    assert tiers.run_tiers(()) == code
+    said = capfd.readouterr().out
+    assert said.count("good said") == commands.count(GOOD)
+    assert said.count("bad said") == commands.count(BAD)
+
+
+def test_an_unknown_tier_is_refused() -> None:
+    assert tiers.run_tiers(("fast",)) == 1
