@@ -7,7 +7,7 @@ from deploys.llama_server import API_KEY
 from deploys.node import Node
 from deploys.open_webui import ADMIN_PASSWORD
 from homeport.targets import Target
-from homeport_node.secrets import DIRECTORY as SECRETS
+from homeport_node.common import SECRETS
 
 
 def closing_lines(host: Host) -> list[str]:

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Where Homeport keeps things on every node.
+SECRETS = "/etc/homeport/secrets"
+STACK = "/etc/homeport/stack"
+COMPOSE_FILE = f"{STACK}/compose.yaml"
+STACK_UNIT = "homeport-stack.service"
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -33,6 +39,15 @@ def run(*command: str, timeout: float = 20, stdin: str = "") -> Ran:
     except subprocess.TimeoutExpired:
         return Ran(124, "", f"{command[0]}: no answer within {timeout:g} s")
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def compose_command() -> "list[str]":
+    """Compose 2 as Docker's plugin, else Compose 1, else nothing."""
+    if run("docker", "compose", "version").ok:
+        return ["docker", "compose"]
+    if run("docker-compose", "version").ok:
+        return ["docker-compose"]
+    return []
 
 
 def read(path: "str | Path") -> "str | None":

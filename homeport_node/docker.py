@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import STACK, read, run
 
 SOCKET = "/run/docker.sock"
 DAEMON_JSON = Path("/etc/docker/daemon.json")
@@ -32,7 +32,7 @@ YIELDS_TO = {
     "log-driver": ("log-opts",),
     "log-opts": ("log-driver",),
 }
-OWN_PROJECT = ("com.docker.compose.project.working_dir", "/etc/homeport/stack")
+OWN_PROJECT = ("com.docker.compose.project.working_dir", STACK)
 
 MISSING = object()
 

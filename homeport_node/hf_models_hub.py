@@ -28,10 +28,10 @@ from huggingface_hub.utils import (
     hf_raise_for_status,
 )
 
-from homeport_node.common import read
+from homeport_node.common import SECRETS, read
 from homeport_node.hf_models import Document
 
-TOKEN = "/etc/homeport/secrets/hf_models.token"
+TOKEN = f"{SECRETS}/hf_models.token"
 MIB = 1 << 20
 LARGEST = constants.MAX_HTTP_DOWNLOAD_SIZE
 TIMEOUT_S = 30

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import SECRETS, read, run
 
 PROFILE = Path("/etc/NetworkManager/system-connections/homeport-hotspot.nmconnection")
 CONNECTION = "homeport-hotspot"
-PSK = Path("/etc/homeport/secrets/hotspot.psk")
+PSK = Path(SECRETS, "hotspot.psk")
 # Where a profile's text names the passphrase, and the mark of one writing of it.
 PSK_MARK, WRITTEN_MARK = "@PSK@", "@WRITTEN@"
 # The name under which the running dnsmasq tells which configuration it has read.

@@ -19,9 +19,8 @@ import urllib.request
 import uuid
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import SECRETS, read, run
 
-SECRETS = "/etc/homeport/secrets"
 SECRET_KEY = f"{SECRETS}/open_webui.secret_key"
 DATABASE = "webui.db"
 TOKEN_LIFE = 120  # seconds

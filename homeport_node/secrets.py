@@ -15,7 +15,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-DIRECTORY = "/etc/homeport/secrets"
+from homeport_node.common import SECRETS
+
 UPLOADS = "/tmp/.homeport-secret-"
 
 # RFC 3526, section 3; the generator is 2.
@@ -64,7 +65,7 @@ def describe(path: str) -> "dict[str, Any] | None":
 
 def _leftovers() -> "list[str]":
     """What an interrupted run left: half-written files, and uploads of ours."""
-    found = [str(path) for path in Path(DIRECTORY).glob(".*.new")]
+    found = [str(path) for path in Path(SECRETS).glob(".*.new")]
     owners = (0, int(os.environ.get("SUDO_UID", "0")))
     for path in Path(UPLOADS).parent.glob(f"{Path(UPLOADS).name}*"):
         status = path.lstat()
@@ -87,13 +88,13 @@ def observe(names: "list[str]", given: "list[str]", peer: str) -> "dict[str, Any
     private = private_key()
     proofs = {}
     for name in given:
-        value = _bytes_of(f"{DIRECTORY}/{name}")
+        value = _bytes_of(f"{SECRETS}/{name}")
         if value:
             proofs[name] = prove(private, peer, name, value)
-    directory = describe(DIRECTORY)
+    directory = describe(SECRETS)
     return {
         "directory": directory and directory["mode"],
-        "files": {name: describe(f"{DIRECTORY}/{name}") for name in names},
+        "files": {name: describe(f"{SECRETS}/{name}") for name in names},
         "leftovers": _leftovers(),
         "public": public_key(private),
         "proofs": proofs,
@@ -102,8 +103,8 @@ def observe(names: "list[str]", given: "list[str]", peer: str) -> "dict[str, Any
 
 def _write(name: str, value: bytes, replace: bool) -> None:
     """Put the secret there whole, or leave things as they were."""
-    path = f"{DIRECTORY}/{name}"
-    temporary = f"{DIRECTORY}/.{name}.new"
+    path = f"{SECRETS}/{name}"
+    temporary = f"{SECRETS}/.{name}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(value)
@@ -116,17 +117,17 @@ def _write(name: str, value: bytes, replace: bool) -> None:
             os.link(temporary, path)  # unlike a rename, this never overwrites
         finally:
             Path(temporary).unlink()
-    directory = os.open(DIRECTORY, os.O_RDONLY)
+    directory = os.open(SECRETS, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
 
 
 def _prepare() -> None:
     os.umask(0o077)
-    for path in ("/etc/homeport", DIRECTORY):
+    for path in ("/etc/homeport", SECRETS):
         Path(path).mkdir(parents=True, exist_ok=True)
         os.chown(path, 0, 0)
-        Path(path).chmod(0o700 if path == DIRECTORY else 0o755)
+        Path(path).chmod(0o700 if path == SECRETS else 0o755)
 
 
 def tidy(names: "list[str]") -> "str | None":
@@ -138,7 +139,7 @@ def tidy(names: "list[str]") -> "str | None":
         else:
             Path(path).unlink()
     for name in names:
-        path = f"{DIRECTORY}/{name}"
+        path = f"{SECRETS}/{name}"
         state = describe(path)
         if state and not state["regular"]:
             return f"{path} is not a regular file: move it away, then converge again"
@@ -152,7 +153,7 @@ def make(wanted: "dict[str, int]") -> "str | None":
     """Make the secrets of `wanted` ({name: bytes of randomness}) that are missing or empty."""
     _prepare()
     for name, size in wanted.items():
-        path = f"{DIRECTORY}/{name}"
+        path = f"{SECRETS}/{name}"
         state = describe(path)
         if state and state["size"] == 0:
             Path(path).unlink()

@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run, sha256_file
+from homeport_node.common import (
+    COMPOSE_FILE,
+    SECRETS,
+    STACK,
+    STACK_UNIT,
+    compose_command,
+    read,
+    run,
+    sha256_file,
+)
 
-DIRECTORY = "/etc/homeport/stack"
-COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
-SECRETS = "/etc/homeport/secrets"
-UNIT = "homeport-stack.service"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 PROJECT = "com.docker.compose.project"
 # On the containers that were made from our Compose file, or from a copy of it.
@@ -20,15 +25,6 @@ LABEL = "homeport.project"
 READS = "/homeport/reads"
 # The addresses, as /proc/net/tcp and tcp6 write them, that a socket on 127.0.0.1 collides with.
 LOOPBACK = {"0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F"}
-
-
-def compose_command() -> "list[str]":
-    """Compose 2 as Docker's plugin, else Compose 1, else nothing."""
-    if run("docker", "compose", "version").ok:
-        return ["docker", "compose"]
-    if run("docker-compose", "version").ok:
-        return ["docker-compose"]
-    return []
 
 
 def _inspect(*arguments: str) -> "list[dict[str, Any]]":
@@ -43,7 +39,7 @@ def _inspect(*arguments: str) -> "list[dict[str, Any]]":
 def _containers(project: str) -> "list[dict[str, Any]]":
     """Containers of the project, and those made from our Compose file under another name."""
     ids: list[str] = []
-    for label in (f"{PROJECT}={project}", f"{PROJECT}.working_dir={DIRECTORY}"):
+    for label in (f"{PROJECT}={project}", f"{PROJECT}.working_dir={STACK}"):
         ids += run("docker", "ps", "-aq", "--no-trunc", "--filter", f"label={label}").out.split()
     found = _inspect("container", "inspect", *sorted(set(ids))) if ids else []
     one_off = f"{PROJECT.removesuffix('project')}oneoff"
@@ -52,7 +48,7 @@ def _containers(project: str) -> "list[dict[str, Any]]":
 
 def ours(labels: "dict[str, str]") -> bool:
     """Whether a container was made from our Compose file; Compose 1.29 and 2 both label it so."""
-    return LABEL in labels or labels.get(f"{PROJECT}.working_dir") == DIRECTORY
+    return LABEL in labels or labels.get(f"{PROJECT}.working_dir") == STACK
 
 
 def _same_file(path: str, inside: str) -> bool:
@@ -208,7 +204,7 @@ def _hashes(compose: "list[str]", project: str) -> "tuple[dict[str, str], str]":
 
 def _unit() -> "dict[str, Any]":
     names = ("LoadState", "UnitFileState", "ActiveState", "NeedDaemonReload")
-    shown = run("systemctl", "show", UNIT, "--property", ",".join(names)).out
+    shown = run("systemctl", "show", STACK_UNIT, "--property", ",".join(names)).out
     found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     state = {name: found.get(name, "") for name in names}
     docker = run("systemctl", "show", "docker.service", "--property", "DropInPaths").out
@@ -225,7 +221,7 @@ def _project_on_disk() -> str:
 def _files() -> "list[str]":
     """Everything below the directory of mounted files that is not a directory."""
     found = []
-    for directory, _, names in os.walk(f"{DIRECTORY}/files"):
+    for directory, _, names in os.walk(f"{STACK}/files"):
         found += [f"{directory}/{name}" for name in names]
     return sorted(found)
 

@@ -12,11 +12,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import Ran, read, run
+from homeport_node.common import COMPOSE_FILE, SECRETS, STACK, Ran, compose_command, read, run
 
-DIRECTORY = "/etc/homeport/stack"
-COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
-SECRETS = "/etc/homeport/secrets"
 PROJECT = "com.docker.compose.project"
 PULL_TIMEOUT = 7200  # seconds: the images are gigabytes, the line may be slow
 SILENCE = 300  # seconds without a word about a pull: then nobody is told of it any more
@@ -49,8 +46,9 @@ def words(text: str, lines: int = 12) -> str:
 
 
 def _compose(project: str, *arguments: str, timeout: float = UP_TIMEOUT) -> "str | None":
-    plugin = run("docker", "compose", "version").ok
-    command = ("docker", "compose") if plugin else ("docker-compose",)
+    command = compose_command()
+    if not command:
+        return "this node has no Docker Compose"
     ran = run(*command, "-p", project, "-f", COMPOSE_FILE, *arguments, timeout=timeout)
     if ran.ok:
         return None
@@ -249,7 +247,7 @@ def remove_files(paths: "list[str]") -> "str | None":
     """Remove mounted files that no service wants, and directories that this leaves empty."""
     for path in paths:
         Path(path).unlink()
-    for directory, _, _ in os.walk(f"{DIRECTORY}/files", topdown=False):
+    for directory, _, _ in os.walk(f"{STACK}/files", topdown=False):
         if not any(Path(directory).iterdir()):
             Path(directory).rmdir()
     return None

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from deploys.stack.spec import DIRECTORY, SECRETS, Service, Stack
+from deploys.stack.spec import Service, Stack
+from homeport_node.common import SECRETS
 from homeport_node.stack import LABEL, READS
 
-COMPOSE_FILE = f"{DIRECTORY}/compose.yaml"
 HEADER = """\
 # Managed by Homeport (stack). Changes are replaced by the next converge.
 # Project: {project}

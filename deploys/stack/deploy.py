@@ -9,9 +9,10 @@ from pyinfra.api import deploy
 from pyinfra.operations import files
 
 from deploys.stack import operations
-from deploys.stack.compose import COMPOSE_FILE, render
+from deploys.stack.compose import render
 from deploys.stack.difference import mounted
-from deploys.stack.spec import DIRECTORY, Stack
+from deploys.stack.spec import Stack
+from homeport_node.common import COMPOSE_FILE, STACK
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT_TEMPLATE = ROOT / "templates/stack/homeport-stack.service.j2"
@@ -40,7 +41,7 @@ def _put(path: str, content: str, mode: str) -> None:
 
 
 def _write_files(stack: Stack) -> None:
-    files.directory(name="Make the stack's directory", path=DIRECTORY, mode="755")
+    files.directory(name="Make the stack's directory", path=STACK, mode="755")
     wanted: list[tuple[Any, Any]] = list(mounted(stack))
     for service, file in host.loop(wanted):
         _put(stack.path_of_file(service, file), file.content, file.mode)

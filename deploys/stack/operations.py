@@ -9,11 +9,12 @@ from pyinfra.api import StringCommand, operation
 
 from deploys.stack.difference import Difference, difference, stray_files, unit_steps
 from deploys.stack.facts import StackState, arguments
-from deploys.stack.spec import DIRECTORY, Stack
+from deploys.stack.spec import Stack
 from homeport.observe import act
 from homeport.refuse import refuse
+from homeport_node.common import STACK, STACK_UNIT
 
-UNIT = "homeport-stack.service"
+UNIT = STACK_UNIT
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 
@@ -157,6 +158,6 @@ def remove() -> Generator[StringCommand, None, None]:
         yield act("stack_actions", "down", project=observed["project"])
     if observed.get("compose_file") or observed.get("files"):
         there = True
-        yield StringCommand("rm", "-rf", DIRECTORY)
+        yield StringCommand("rm", "-rf", STACK)
     if not there:
         host.noop("there is no stack")

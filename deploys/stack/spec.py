@@ -8,10 +8,9 @@ from typing import Literal
 
 from homeport.pins import Gpu, Image
 from homeport.spec import Spec, fail, is_inside, is_port
+from homeport_node.common import STACK
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-DIRECTORY = "/etc/homeport/stack"
-SECRETS = "/etc/homeport/secrets"
 
 
 def _absolute(path: str) -> bool:
@@ -194,4 +193,4 @@ class Stack(Spec):
 
     def path_of_file(self, service: Service, file: MountedFile) -> str:
         """Where the stack keeps a mounted file on the node."""
-        return f"{DIRECTORY}/files/{service.name}/{file.name}"
+        return f"{STACK}/files/{service.name}/{file.name}"

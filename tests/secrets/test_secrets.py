@@ -124,7 +124,7 @@ def test_the_two_ends_agree_and_only_on_the_same_secret() -> None:
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "secrets"
     place.mkdir(mode=0o700)
-    monkeypatch.setattr(aboard, "DIRECTORY", str(place))
+    monkeypatch.setattr(aboard, "SECRETS", str(place))
     monkeypatch.setattr(aboard, "UPLOADS", str(tmp_path / "upload-"))
     monkeypatch.setattr(aboard, "_prepare", lambda: None)
     return place

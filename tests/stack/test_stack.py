@@ -30,12 +30,12 @@ from deploys.stack import (
 from deploys.stack.compose import content_hash, file_label, render
 from deploys.stack.difference import Difference, difference, stray_files, unit_steps
 from deploys.stack.facts import arguments
-from deploys.stack.spec import DIRECTORY
 from homeport.pins import Gpu, Image
 from homeport.report import PROGRESS
 from homeport.spec import SpecError
 from homeport_node import stack as aboard
 from homeport_node import stack_actions
+from homeport_node.common import STACK as DIRECTORY
 from homeport_node.common import Ran
 
 FILE = MountedFile(name="start.sh", content="echo $HOME\n", path="/x/start.sh")
