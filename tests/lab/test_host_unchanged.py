@@ -23,8 +23,10 @@ from homeport.lab.sources import sources
 
 REPOSITORY = Path(__file__).parents[2]
 
+# Who is started in the background by a shell ignores SIGINT, and so do all that it starts.
 RUN = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from homeport.lab import cache
 from homeport.lab.engine import engine
 from homeport.lab.machine import client_key, machine

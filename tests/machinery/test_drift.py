@@ -63,6 +63,8 @@ def fail(): raise KeyError("no such key")
 
 # The command line, with another checkout whose full.py is ours.
 DRIVER = "import sys, homeport.cli as c; from pathlib import Path; c.ROOT = Path(sys.argv.pop(1)); "
+# Who is started in the background by a shell ignores SIGINT, and so do all that it starts.
+DRIVER += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 DRIVER += "sys.path.insert(0, str(c.ROOT)); c.main(prog_name='homeport')"
 
 NOWHERE = '("@ssh/nowhere", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})'
