@@ -42,7 +42,7 @@ def known(observed: dict[str, Any]) -> Known:
         if not hidden_route(ipaddress.ip_network(pool), observed)
     }
     if networks is None:
-        before = _remembered((observed.get("guard") or {}).get("rules") or "")
+        before = remembered((observed.get("guard") or {}).get("rules") or "")
         return replace(before, subnets=tuple(sorted({*before.subnets, *pools})))
     mine = {network["interface"] for network in networks}
     named = {name for name in mine if not DOCKERS_OWN.fullmatch(name)}
@@ -54,7 +54,8 @@ def known(observed: dict[str, Any]) -> Known:
     )
 
 
-def _remembered(rules: str) -> Known:
+def remembered(rules: str) -> Known:
+    """What the text `rules` says that it knows."""
     match = re.search(r"^# Known: (\{.*\})$", rules, re.M)
     try:
         value = json.loads(match.group(1)) if match else {}
@@ -70,7 +71,7 @@ def rules(spec: Docker, beyond: Known) -> str:
     six = [one for one in subnets if isinstance(one, ipaddress.IPv6Network)]
     # What lies in the pool is not written down: the file stays the same as networks come and go.
     others = [one for one in four if not one.subnet_of(spec.pool)]
-    remembered = Known(
+    beside = Known(
         tuple(
             map(str, [*ipaddress.collapse_addresses(others), *ipaddress.collapse_addresses(six)])
         ),
@@ -79,7 +80,7 @@ def rules(spec: Docker, beyond: Known) -> str:
     )
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text()).render(
-        known=json.dumps(asdict(remembered), sort_keys=True),
+        known=json.dumps(asdict(beside), sort_keys=True),
         subnets4=[*map(str, ipaddress.collapse_addresses([spec.pool, *others]))],
         subnets6=[*map(str, ipaddress.collapse_addresses(six))],
         inside=beyond.inside,

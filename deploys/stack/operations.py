@@ -7,9 +7,18 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
-from deploys.stack.difference import Difference, difference, stray_files, unit_steps
+from deploys.stack.difference import (
+    Difference,
+    difference,
+    image_words,
+    service_words,
+    stray_files,
+    unit_steps,
+    unit_words,
+)
 from deploys.stack.facts import StackState, arguments
 from deploys.stack.spec import Stack
+from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
 from homeport_node.common import STACK, STACK_UNIT
@@ -32,6 +41,7 @@ def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
     if not missing:
         host.noop("no image is missing")
         return
+    differs(image_words(missing))
     # What forbids the work is said before gigabytes are fetched.
     refused = difference(stack, _observe(stack)).refused
     yield refuse(*refused) if refused else act("stack_actions", "fetch", images=missing)
@@ -51,6 +61,7 @@ def converge(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringComma
     if not (todo.pull or todo.up or todo.recreate or todo.extra):
         host.noop("every service is started as wanted")
         return
+    differs(service_words(dataclasses.replace(todo, waiting=()), observed))
     if todo.pull:
         yield act("stack_actions", "pull", images=list(todo.pull))
         # Compose 1 counts the image's ID into its hash: look again now that it is here.
@@ -95,10 +106,12 @@ def _start(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
 @operation()
 def ready(stack: Stack) -> Generator[StringCommand, None, None]:
     """Every service works; one that was just started is waited for."""
-    todo = difference(stack, _observe(stack))
+    observed = _observe(stack)
+    todo = difference(stack, observed)
     if todo.refused:
         yield refuse(*todo.refused)
     elif todo:
+        differs(service_words(todo, observed))
         deadlines = {service.name: service.start_timeout for service in stack.services}
         yield act("stack_actions", "wait", project=stack.project, services=deadlines)
     else:
@@ -108,7 +121,9 @@ def ready(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd knows the unit as it is on disk, and starts it at boot."""
-    steps = unit_steps(_observe(stack, "unit").get("unit", {}))
+    unit = _observe(stack, "unit").get("unit", {})
+    steps = unit_steps(unit)
+    differs(unit_words(unit, UNIT, DROPIN))
     for step in steps:
         name = () if step == "daemon-reload" else (UNIT,)
         yield StringCommand("systemctl", step, *name)
@@ -119,9 +134,11 @@ def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def active(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd has the unit started: it stops the services in order when the node goes down."""
-    if _observe(stack, "unit").get("unit", {}).get("ActiveState") == "active":
+    state = _observe(stack, "unit").get("unit", {}).get("ActiveState")
+    if state == "active":
         host.noop(f"{UNIT} is active")
     else:
+        differs([Pair(f"{UNIT}: active", state or "not there")])
         yield StringCommand("systemctl", "start", UNIT)
 
 
@@ -129,6 +146,7 @@ def active(stack: Stack) -> Generator[StringCommand, None, None]:
 def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
     """No file lies below files/ that no service mounts."""
     stray = stray_files(stack, _observe(stack, "files"))
+    differs(Pair(f"{path}: no such file", "a file that no service mounts") for path in stray)
     if stray:
         yield act("stack_actions", "remove_files", paths=stray)
     else:
@@ -147,17 +165,23 @@ def remove() -> Generator[StringCommand, None, None]:
             "take it down, or give that project another name",
         )
         return
-    there = False
-    if observed.get("unit", {}).get("LoadState") == "loaded":
-        there = True
+    loaded = observed.get("unit", {}).get("LoadState") == "loaded"
+    project = observed["project"] if observed.get("docker") and observed.get("project") else ""
+    has_files = bool(observed.get("compose_file") or observed.get("files"))
+    if not (loaded or project or has_files):
+        host.noop("there is no stack")
+        return
+    if loaded:
+        differs([Pair(f"{UNIT}: no such unit", "loaded")])
+    if project:
+        differs([Pair(f"no Compose project {project}", "its file is there")])
+    if has_files:
+        differs([Pair(f"{STACK}: no such directory", "there are files of ours")])
+    if loaded:
         yield StringCommand("systemctl", "disable", "--now", UNIT)
         yield StringCommand("rm", "-f", UNIT_FILE, DROPIN)
         yield StringCommand("systemctl", "daemon-reload")
-    if observed.get("project") and observed.get("docker"):
-        there = True
-        yield act("stack_actions", "down", project=observed["project"])
-    if observed.get("compose_file") or observed.get("files"):
-        there = True
+    if project:
+        yield act("stack_actions", "down", project=project)
+    if has_files:
         yield StringCommand("rm", "-rf", STACK)
-    if not there:
-        host.noop("there is no stack")

@@ -16,17 +16,11 @@ import pytest
 from pyinfra.api import FileUploadCommand, QuoteString, StringCommand
 from pyinfra.api.hiddenvalue import HiddenValue
 
-from homeport.drift import (
-    Difference,
-    DriftResult,
-    HostDrift,
-    command_texts,
-    masked,
-    pending,
-    stems,
-)
-from homeport.drift_report import print_result, result_json
+from homeport.differs import Pair
+from homeport.drift import Difference, DriftResult, HostDrift, stems
+from homeport.drift_report import SHOWN, print_result, result_json
 from homeport.observe import act
+from homeport.pending import command_texts, masked, pending
 from homeport.report import console
 from homeport.result import Failure
 
@@ -35,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEP = """
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
+from homeport.differs import Pair, differs
 
 class Here(FactBase[str]):
     def command(self, path): return f"ls -d {path} || true"
@@ -47,6 +42,7 @@ def there(path):
     if host.get_fact(Here, path=path):
         host.noop("it is there")
         return
+    differs([Pair(f"{path}: there", "no such file")])
     yield StringCommand(f"touch {path}")
     if not host.get_fact(Here, path=path):
         yield StringCommand("exit 1")
@@ -118,6 +114,7 @@ def test_it_finds_what_is_missing_even_with_pyinfra_yes_and_makes_nothing(
         {
             "capability": "step",
             "operation": "Make it",
+            "differs": [{"wanted": f"{wanted}: there", "there": "no such file"}],
             "commands": [f"touch {wanted}"],
             "more": True,
         }
@@ -195,14 +192,20 @@ def test_an_operation_is_followed_until_it_looks_again() -> None:
         yield "three"
 
     get_fact = host.get_fact
-    assert pending(host, generate) == (["one", "two"], True)
+    told = (Pair("its name", "not so"),)
+    assert pending(host, "its name", generate) == (["one", "two"], True, told)
     assert asked == ["before"]
     assert host.get_fact is get_fact
-    assert pending(host, lambda: iter(["one"])) == (["one"], False)
+    assert pending(host, "its name", lambda: iter(["one"])) == (["one"], False, told)
 
 
 DIFFERS = Difference(
-    capability="caddy", operation="Serve [it]", commands=("x",), words=("x",), more=True
+    capability="caddy",
+    operation="Serve [it]",
+    commands=("x",),
+    words=("x",),
+    more=True,
+    differs=tuple(Pair(f"[{number}] on", "off") for number in range(SHOWN + 2)),
 )
 CLEAN, DRIFTED = HostDrift(name="a"), HostDrift(name="b", differences=[DIFFERS])
 UNKNOWN = HostDrift(
@@ -229,7 +232,9 @@ def test_people_read_what_and_where() -> None:
     with console.capture() as captured:
         print_result(DriftResult(hosts=[CLEAN, DRIFTED, UNKNOWN]), "bin/homeport converge i.py")
     said = captured.get()
-    assert "drift  b: caddy: Serve [it]\n    x\n    then looks again" in said
+    assert "drift  b: caddy: Serve [it]\n    wanted  [0] on\n    there   off\n    wanted" in said
+    assert "    there   off\n    and 2 more: --json has them all\n    x\n    then looks ag" in said
+    assert said.count("wanted  ") == 2 * SHOWN
     assert "unknown  c: reading\n    it hung" in said
     assert "clean  a" in said
     assert "nothing was changed" in said
