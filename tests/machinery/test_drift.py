@@ -27,7 +27,9 @@ from homeport.result import Failure
 ROOT = Path(__file__).resolve().parents[2]
 
 STEP = """
+from io import StringIO
 from pyinfra import host
+from pyinfra.operations import files
 from pyinfra.api import FactBase, StringCommand, operation
 from homeport.differs import Pair, differs
 
@@ -53,6 +55,7 @@ def hangs():
     yield StringCommand("true")
 
 def apply(path): there(name="Make it", path=path)
+def put(path): files.put(name="Put it", src=StringIO("hush"), dest=path, mode="644")
 def hang(): hangs(name="Hang")
 def fail(): raise KeyError("no such key")
 """
@@ -104,8 +107,12 @@ def test_it_finds_what_is_missing_even_with_pyinfra_yes_and_makes_nothing(
     checkout: Checkout,
 ) -> None:
     wanted = checkout.path / "wanted"
+    put = checkout.path / "put"
+    put.write_text("other")
+    put.chmod(0o600)
     line = f'step.apply(path="{wanted}")'
-    code, found, said = checkout.drift('"@local"', line, PYINFRA_YES="1")
+    also = f'step.put(path="{put}")'
+    code, found, said = checkout.drift('"@local"', line, also, PYINFRA_YES="1")
     assert code == 2, said
     assert not wanted.exists()
     (host,) = found["hosts"]
@@ -117,8 +124,21 @@ def test_it_finds_what_is_missing_even_with_pyinfra_yes_and_makes_nothing(
             "differs": [{"wanted": f"{wanted}: there", "there": "no such file"}],
             "commands": [f"touch {wanted}"],
             "more": True,
-        }
+        },
+        {
+            "capability": "step",
+            "operation": "Put it",
+            "differs": [
+                {
+                    "wanted": f"{put}: sha1 1f21e30bfda8, mode 644",
+                    "there": "sha1 d0941e68da8f, mode 600",
+                }
+            ],
+            "commands": [f"upload {put}", f"chmod 644 {put}"],
+            "more": False,
+        },
     ]
+    assert "hush" not in said
     wanted.touch()
     code, found, said = checkout.drift('"@local"', line, PYINFRA_YES="1")
     assert code == 0, said
