@@ -6,8 +6,8 @@ nobody listens, and a generator of words is not even started. No word may hold a
 contents of a file that may.
 
 For pyinfra's operations on files the words are made here, of what they asked and what they would
-do. No fact is asked for that. A file is told by the beginning of its hash: a secret is not put there
-by `files.put`, whose hash anybody who reads could compare with that of a guess.
+do. No fact is asked for that. A file is told by the beginning of its hash, which whoever reads it
+could compare with that of a guess: no secret is put in place with these.
 """
 
 import shlex

@@ -13,6 +13,7 @@ from pyinfra.operations import files
 
 from deploys.docker import engine, guard, words
 from deploys.docker.facts import DockerState
+from deploys.docker.guard import GUARD_UNIT
 from deploys.docker.spec import Docker, daemon_values
 from homeport import apt
 from homeport.differs import Pair, differs
@@ -22,7 +23,6 @@ from homeport.targets import Sources, Target
 from homeport_node.docker import CERTIFICATES, DAEMON_JSON, RULES, STARTED_WITH
 
 FILES = Path(__file__).resolve().parents[2] / "files/docker"
-GUARD_UNIT = "homeport-docker-guard.service"
 UNIT_FILE = f"/etc/systemd/system/{GUARD_UNIT}"
 DROP_IN = "/etc/systemd/system/docker.service.d/homeport.conf"
 NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/homeport.conf"

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from deploys.docker.spec import Docker
 
+GUARD_UNIT = "homeport-docker-guard.service"
 TEMPLATE = Path(__file__).resolve().parents[2] / "templates/docker/docker-guard.nft.j2"
 
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # what may stand in a rule

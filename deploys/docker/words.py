@@ -9,7 +9,7 @@ from deploys.docker import guard
 from homeport.differs import Pair, content, listed
 from homeport_node.docker import DAEMON_JSON, RECORD, RULES
 
-DOCKER, GUARD, NFTABLES = "docker.service", "homeport-docker-guard.service", "nftables.service"
+DOCKER, NFTABLES = "docker.service", "nftables.service"
 
 
 def files(write: dict[str, str], remove: list[str], observed: dict[str, Any]) -> Iterator[Pair]:
@@ -50,7 +50,7 @@ def daemon_json(wanted: dict[str, Any], daemon: dict[str, Any]) -> Iterator[Pair
 def running(observed: dict[str, Any]) -> Iterator[Pair]:
     """Of the units, the rules in the kernel, and what Docker was started with."""
     units = observed.get("units", {})
-    for name in (GUARD, NFTABLES, DOCKER):
+    for name in (guard.GUARD_UNIT, NFTABLES, DOCKER):
         unit = units.get(name, {})
         if unit.get("stale"):
             yield Pair(f"{name}: loaded as on the disk", "an older one is loaded")
@@ -59,7 +59,9 @@ def running(observed: dict[str, Any]) -> Iterator[Pair]:
         for state in ("enabled", "active") if name != NFTABLES else ():
             if not unit.get(state):
                 yield Pair(f"{name}: {state}", f"not {state}")
-    if units.get(GUARD, {}).get("active") and not (observed.get("guard") or {}).get("same"):
+    if units.get(guard.GUARD_UNIT, {}).get("active") and not (observed.get("guard") or {}).get(
+        "same"
+    ):
         yield Pair(f"the kernel's rules: those of {RULES}", "others, or none")
     paths = observed.get("daemon", {}).get("not_running")
     if units.get(DOCKER, {}).get("active") and paths:

@@ -9,7 +9,6 @@ import pytest
 
 from deploys.docker import Docker, deploy
 from deploys.docker.deploy import (
-    GUARD_UNIT,
     OWN_FILES,
     UNIT_FILE,
     file_changes,
@@ -17,7 +16,7 @@ from deploys.docker.deploy import (
     wanted_files,
 )
 from deploys.docker.engine import engine_commands, packages
-from deploys.docker.guard import Known, known, pool_conflict, rules
+from deploys.docker.guard import GUARD_UNIT, Known, known, pool_conflict, rules
 from deploys.docker.spec import daemon_values
 from homeport.spec import SpecError
 from homeport.targets import Sources
