@@ -69,7 +69,6 @@ def running(name: str, **changes: Any) -> dict[str, Any]:
         "status": "running",
         "health": "healthy",
         "exit_code": 0,
-        "restarts": 0,
         "hash": f"hash-{name}",
         "image": f"id-{name}",
         "stale": [],
