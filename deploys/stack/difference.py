@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploys.stack.compose import render
-from deploys.stack.spec import Service, Stack
+from deploys.stack.spec import Service, Stack, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Difference:
     """What to do. `up` and `recreate` give the reason for each service, in words.
 
     `recreate` are those that Compose itself would leave as they are. `waiting` are well, but not
-    healthy yet. `refused` is a (cause, remedy) that forbids any work.
+    healthy yet. `untried` have a trial, and may be started as they have not been yet. `refused` is
+    a (cause, remedy) that forbids any work.
     """
 
     refused: tuple[str, str] | None = None
@@ -22,6 +23,7 @@ class Difference:
     up: dict[str, str] = field(default_factory=dict)
     recreate: dict[str, str] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
+    untried: tuple[tuple[Service, Trial], ...] = ()
     extra: tuple[dict[str, str], ...] = ()
 
     def __bool__(self) -> bool:
@@ -50,6 +52,26 @@ def _why_recreate(state: dict[str, Any], image: str) -> str:
     if state["status"] in ("restarting", "paused"):
         return f"is {state['status']}"
     return ""
+
+
+def _untried(
+    stack: Stack, observed: dict[str, Any], stale_file: bool
+) -> tuple[tuple[Service, Trial], ...]:
+    """Those with a trial that do not run from the wanted image, by a Compose file like the wanted.
+
+    What differs in the file is not known before it is written: so a new one has all of them tried.
+    """
+    found = []
+    for service in stack.services:
+        state = observed["services"].get(service.name, {"status": "absent"})
+        proven = (
+            not stale_file
+            and state["status"] == "running"
+            and state["image"] == observed["images"][service.image.reference]
+        )
+        if service.trial is not None and not proven:
+            found.append((service, service.trial))
+    return tuple(found)
 
 
 def _refusal(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
@@ -126,6 +148,7 @@ def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
         up=up,
         recreate={} if stale_file else recreate,
         waiting=tuple(waiting),
+        untried=_untried(stack, observed, stale_file),
         extra=tuple(observed["extra"]),
     )
 

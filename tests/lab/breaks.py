@@ -5,6 +5,7 @@ from dataclasses import dataclass
 COMPOSE = "/etc/homeport/stack/compose.yaml"
 # Seen whenever a service does not run or is not well.
 READY = "Stack | Wait until every service works"
+NEEDS = "Stack | Have what the services need"
 SERVICES = "Stack | Bring the services to what is wanted"
 CADDY = "Caddy | Run what the Caddyfile says"
 DOCKER = "Docker | Docker's configuration"
@@ -129,9 +130,9 @@ BREAKS = (
     Break(
         name="image removed",
         do=f"docker image rm --force $({IMAGE})",
-        by=SERVICES,
+        by=NEEDS,
         mended=f"docker image inspect $({IMAGE})",
-        also=("Images | Begin to fetch the images",),
+        also=("Images | Begin to fetch the images", SERVICES),
     ),
     Break(
         name="link made absolute",

@@ -109,12 +109,15 @@ class Iona:
         return rehearse.converge(self.stage, quiet=True)
 
     def refused(self) -> str:
-        """What a converge says that must fail with exit status 1, and touch no container."""
-        before = self.containers()
+        """What a converge says that must fail with exit status 1, and touch no container, nor the
+        file that they are started from after a reboot."""
+        file = "sha256sum /etc/homeport/stack/compose.yaml"
+        before, written = self.containers(), self.machine.succeed(file)
         done = rehearse.homeport(self.stage, "converge", str(self.stage.inventory))
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr
         assert self.containers() == before, "a refused converge touched a container"
+        assert self.machine.succeed(file) == written, "a refused converge wrote the Compose file"
         return done.stderr
 
     def pending(self) -> list[str]:

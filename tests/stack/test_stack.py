@@ -358,11 +358,18 @@ NO_DOCKER = {"docker": ""}
         (operations.fetch, MISSING, ["fetch"]),
         # What forbids the services is said before anything is downloaded.
         (operations.fetch, MISSING | {"taken": {"8080": "x"}}, ["exit 1"]),
-        (operations.fetch, MISSING | {"foreign": [{"name": "x", "directory": "y"}]}, ["exit 1"]),
+        (operations.fetch, {"foreign": [{"name": "x", "directory": "y"}]}, ["exit 1"]),
+        (operations.fetch, NO_DOCKER, ["exit 1"]),
+        (operations.provide, {}, []),
+        (operations.provide, MISSING, ["pull"]),
+        (operations.provide, STOPPED, []),
+        # No file is written for services that would be refused.
+        (operations.provide, {"taken": {"8080": "x"}}, ["exit 1"]),
+        (operations.provide, NO_DOCKER, ["exit 1"]),
         (operations.enabled, {"unit": {}}, ["systemctl daemon-reload", "systemctl enable home"]),
         (operations.active, {"unit": {}}, ["systemctl start home"]),
         (operations.converge, {}, []),
-        (operations.converge, MISSING, ["pull", "up"]),
+        (operations.converge, MISSING, ["up"]),
         (operations.converge, STOPPED, ["up"]),
         (operations.converge, {"extra": [GHOST]}, ["remove_containers"]),
         # What only has to be waited for is not started again.
@@ -576,22 +583,25 @@ def test_a_trial(monkeypatch: pytest.MonkeyPatch, said: Ran, words: str | None) 
     ("changes", "lacks", "tried"),
     [
         (STOPPED, (), True),
-        ({"hashes": {"engine": "new", "ui": "hash-ui"}}, (), True),
+        ({"compose_file": "another"}, (), True),
+        ({"images": {ENGINE.image.reference: "newer", UI.image.reference: "id-ui"}}, (), True),
+        (MISSING, (), True),
         (STOPPED, ("cuda",), False),
+        # Its trial came before the file was written.
+        ({"hashes": {"engine": "new", "ui": "hash-ui"}}, (), False),
         # Another service is made: the engine is not touched.
         ({"services": {"engine": running("engine")}}, (), False),
         ({}, (), False),
     ],
 )
-def test_a_trial_comes_before_its_service_is_made(
+def test_what_was_not_tried_yet_is_tried(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], lacks: tuple[str, ...], tried: bool
 ) -> None:
     stack = Stack(project="iona", services=(dataclasses.replace(ENGINE, trial=trial()), UI))
     assert render(stack) == render(STACK)
     fake = SimpleNamespace(get_fact=lambda fact, **_: observed(**changes), noop=lambda words: None)
     monkeypatch.setattr(operations, "host", fake)
-    yielded = [str(command) for command in operations.converge._inner(stack=stack, lacks=lacks)]
-    assert [("_module.attempt(" in one) for one in yielded][:1] == ([tried] if yielded else [])
+    yielded = [str(command) for command in operations.provide._inner(stack=stack, lacks=lacks)]
     assert sum("_module.attempt(" in one for one in yielded) == tried
 
 
@@ -607,6 +617,12 @@ def test_systemd_reads_units_anew_before_containers_start() -> None:
     order = [name for name in inspect.getsource(deploy.apply).split() if "operations." in name]
     names = [word.split("operations.")[1].split("(")[0] for word in order]
     assert names.index("enabled") < names.index("converge") < names.index("active")
+
+
+def test_no_file_is_written_before_the_services_have_what_they_need() -> None:
+    body = inspect.getsource(deploy.apply)
+    places = [body.index(step) for step in (".provide(", "_write_files(", ".converge(")]
+    assert places == sorted(places)
 
 
 def test_where_the_stack_stands_in_the_whole() -> None:
