@@ -123,6 +123,17 @@ class Iona:
     def pending(self) -> list[str]:
         return sorted(rehearse.pending(self.stage))
 
+    def drift(self) -> list[dict[str, Any]]:
+        """What `drift --json` wrote of the host, each with its capability and operation."""
+        to = self.stage.directory / "drift.json"
+        words = ("drift", str(self.stage.inventory), "--json", str(to))
+        done = rehearse.homeport(self.stage, *words)
+        (host,) = json.loads(to.read_text())["hosts"]
+        found: list[dict[str, Any]] = host["drift"]
+        assert done.returncode == (2 if found else 0), done.stderr
+        to.unlink()
+        return found
+
     def heal(self) -> dict[str, Any]:
         """Converge once; afterwards nothing is pending, the model answers, and the UI does."""
         done = self.converge()
