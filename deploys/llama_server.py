@@ -204,7 +204,7 @@ def service(spec: LlamaServer, models_directory: str, commit: str = "") -> Servi
 
 
 class GpuState(NodeFact):
-    """{"gpus": ["GPU-…"], "driver_words": "", "docker": "26.1.5", "dockerd": true,
+    """{"gpus": ["GPU-…"], "driver_words": "", "docker": "26.1.5",
     "hook": "/usr/bin/nvidia-container-runtime-hook", "cdi": false}"""
 
     stem = "llama_server"

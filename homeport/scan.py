@@ -1,6 +1,7 @@
 """Finds the open TCP ports of addresses, as another machine sees them.
 
-`python3 scan.py 192.0.2.1 192.0.2.2 …` prints {"192.0.2.1": [22, 80], …}. Runs by itself on any
+`python3 scan.py 192.0.2.1 192.0.2.2 …` prints {"192.0.2.1": [22, 80], …}; numbers behind the
+addresses are the ports to try instead of all. Runs by itself on any
 machine with Python 3.9: standard library only.
 """
 
@@ -118,4 +119,6 @@ def open_ports(
 
 
 if __name__ == "__main__":
-    print(json.dumps(open_ports(*sys.argv[1:], timeout=0.5)))
+    chosen = [int(word) for word in sys.argv[1:] if word.isdigit()] or range(1, 65536)
+    places = [word for word in sys.argv[1:] if not word.isdigit()]
+    print(json.dumps(open_ports(*places, ports=chosen, timeout=0.5)))

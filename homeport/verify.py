@@ -73,9 +73,7 @@ def _read(path: Path) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-def verify(
-    inventory: Path, *, limit: tuple[str, ...] = (), expression: str = "", quiet: bool = False
-) -> Verification:
+def verify(inventory: Path, *, limit: tuple[str, ...] = (), expression: str = "") -> Verification:
     """Run the checks on the hosts of `inventory`, or on those in `limit`; print how it went."""
     began = time.monotonic()
     environment = dict(os.environ)
@@ -96,8 +94,7 @@ def verify(
     result = Verification(
         checks=checks, seconds=time.monotonic() - began, finished=done.returncode in (0, 1)
     )
-    if not quiet:
-        print_result(result, done.stdout + done.stderr)
+    print_result(result, done.stdout + done.stderr)
     return result
 
 

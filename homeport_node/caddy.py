@@ -50,7 +50,7 @@ def observe(
         "adapt_error": words,
         "foreign": foreign_listeners(unit["pid"]),
         "untrusted": _untrusted(names, root_crt) if running is not None else [],
-        **_certificate(root_crt),
+        "root_sha256": _fingerprint(root_crt),
     }
 
 
@@ -163,18 +163,13 @@ def _process(pid: int) -> "dict[str, Any]":
     }
 
 
-def _certificate(path: str) -> "dict[str, str]":
-    """The CA's root: sha256 of its DER form in lower-case hex, and its end as OpenSSL writes it."""
+def _fingerprint(path: str) -> str:
+    """The sha256 of the CA's root in DER form, in lower-case hex; "" when there is none."""
     text = read(path) or ""
     try:
-        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(text.strip())).hexdigest()
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text.strip())).hexdigest()
     except ValueError:
-        return {"root_sha256": "", "root_expires": ""}
-    ended = run("openssl", "x509", "-noout", "-enddate", stdin=text)
-    return {
-        "root_sha256": fingerprint,
-        "root_expires": ended.out.strip().removeprefix("notAfter=") if ended.ok else "",
-    }
+        return ""
 
 
 def _untrusted(names: "list[str]", root_crt: str) -> "list[str]":

@@ -45,7 +45,6 @@ def observe() -> "dict[str, Any]":
         "gpus": UUID.findall(listed.out) if listed.ok else [],
         "driver_words": (listed.err or listed.out).strip()[-300:] if not listed.ok else "",
         "docker": run("docker", "version", "--format", "{{.Server.Version}}").out.strip(),
-        "dockerd": bool(path),
         "hook": hook,
         "cdi": _cdi(),
     }

@@ -92,8 +92,6 @@ def _describe(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[st
         "status": state["Status"],
         "health": (state.get("Health") or {}).get("Status", ""),
         "exit_code": state["ExitCode"],
-        "restarts": container["RestartCount"],
-        "started_at": state["StartedAt"],
         "hash": labels.get("com.docker.compose.config-hash", ""),
         "image": container["Image"],
         "stale": stale(wanted, state["Pid"]) if running else [],

@@ -23,7 +23,7 @@ class CaddyState(NodeFact):
      "active", "enabled": "enabled", "need_reload": false, "dropins": ["…"], "start": "…",
      "pid": 354, "command": ["/usr/bin/caddy", "run", "--config", "…"]}, "current": true,
      "adapt_error": "", "foreign": [{"port": 80, "pid": 7, "program": "nginx", "unit": "…"}],
-     "untrusted": [], "root_sha256": "64 hex digits", "root_expires": "Sep 28 17:18:21 2036 GMT"}
+     "untrusted": [], "root_sha256": "64 hex digits"}
 
     `current` is whether the running configuration is what Caddy makes of the file on disk; None
     when one of the two cannot be had. `untrusted` are those of the `names` asked about whose

@@ -17,8 +17,9 @@ What others made is never touched: a container of another Compose project of the
 volume that is not of this project, ends the run.
 
 How it fails: those, a port that another process holds, an image that cannot be pulled, or a trial
-of it that goes wrong, stop the run before any service is changed. A service that does not become
-healthy fails it with the last lines of its log, secrets masked.
+of it that goes wrong, stop the run before any service or any file of one is changed: the node
+starts again with what it had. A service that does not become healthy fails it with the last lines
+of its log, secrets masked.
 
 homeport-stack.service starts the containers at boot and stops them in order. `systemctl stop
 homeport-stack` holds until the next start, converge or boot, through restarts of Docker too. A

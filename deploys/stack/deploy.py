@@ -80,9 +80,10 @@ def apply(spec: Stack | None, lacks: tuple[str, ...] = ()) -> None:
     if spec is None or not spec.services:
         operations.remove(name="Remove the stack")
         return
+    operations.provide(name="Have what the services need", stack=spec, lacks=lacks)
     _write_files(spec)
     operations.enabled(name="Keep the stack's unit enabled", stack=spec)
-    operations.converge(name="Bring the services to what is wanted", stack=spec, lacks=lacks)
+    operations.converge(name="Bring the services to what is wanted", stack=spec)
     operations.active(name="Keep the stack's unit active", stack=spec)
     operations.tidy(name="Remove stray mounted files", stack=spec)
     # Last: the rest is done while the services start.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploys.stack.compose import render
-from deploys.stack.spec import Service, Stack
+from deploys.stack.spec import Service, Stack, Trial
 from homeport.differs import Pair
 from homeport_node.common import COMPOSE_FILE
 
@@ -16,7 +16,8 @@ class Difference:
     """What to do. `up` and `recreate` give the reason for each service, in words.
 
     `recreate` are those that Compose itself would leave as they are. `waiting` are well, but not
-    healthy yet. `refused` is a (cause, remedy) that forbids any work.
+    healthy yet. `untried` have a trial, and may be started as they have not been yet. `refused` is
+    a (cause, remedy) that forbids any work.
     """
 
     refused: tuple[str, str] | None = None
@@ -24,6 +25,7 @@ class Difference:
     up: dict[str, str] = field(default_factory=dict)
     recreate: dict[str, str] = field(default_factory=dict)
     waiting: tuple[str, ...] = ()
+    untried: tuple[tuple[Service, Trial], ...] = ()
     extra: tuple[dict[str, str], ...] = ()
 
     def __bool__(self) -> bool:
@@ -52,6 +54,26 @@ def _why_recreate(state: dict[str, Any], image: str) -> str:
     if state["status"] in ("restarting", "paused"):
         return f"is {state['status']}"
     return ""
+
+
+def _untried(
+    stack: Stack, observed: dict[str, Any], stale_file: bool
+) -> tuple[tuple[Service, Trial], ...]:
+    """Those with a trial that do not run from the wanted image, by a Compose file like the wanted.
+
+    What differs in the file is not known before it is written: so a new one has all of them tried.
+    """
+    found = []
+    for service in stack.services:
+        state = observed["services"].get(service.name, {"status": "absent"})
+        proven = (
+            not stale_file
+            and state["status"] == "running"
+            and state["image"] == observed["images"][service.image.reference]
+        )
+        if service.trial is not None and not proven:
+            found.append((service, service.trial))
+    return tuple(found)
 
 
 def _refusal(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
@@ -128,6 +150,7 @@ def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
         up=up,
         recreate={} if stale_file else recreate,
         waiting=tuple(waiting),
+        untried=_untried(stack, observed, stale_file),
         extra=tuple(observed["extra"]),
     )
 
@@ -139,15 +162,12 @@ def image_words(images: Iterable[str]) -> Iterator[Pair]:
 
 
 def service_words(todo: Difference, observed: dict[str, Any]) -> Iterator[Pair]:
-    """What differs of images, services and containers."""
-    yield from image_words(todo.pull)
+    """What differs of the containers; `waiting` apart."""
     for name, reason in {**todo.up, **todo.recreate}.items():
         state = observed["services"].get(name)
         there = f"container {state['id'][:12]} {reason}" if state else reason
         what = COMPOSE_FILE if name == "compose.yaml" else f"service {name}"
         yield Pair(f"{what}: as the inventory says", there)
-    for name in todo.waiting:
-        yield Pair(f"service {name}: healthy", "starting")
     for container in todo.extra:
         yield Pair(f"no container of {container['name']}", f"container {container['id'][:12]}")
 

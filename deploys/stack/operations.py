@@ -35,52 +35,42 @@ def _observe(stack: Stack | None, only: str = "") -> dict[str, Any]:
 
 @operation()
 def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
-    """The missing images are on their way, while the run goes on; `converge` waits for them."""
-    images = _observe(stack, "images").get("images", {})
-    missing = [reference for reference, image in images.items() if not image]
-    if not missing:
-        host.noop("no image is missing")
-        return
+    """The missing images are on their way, while the run goes on; `provide` waits for them."""
+    observed = _observe(stack)
+    refused = difference(stack, observed).refused
+    missing = [name for name, image in observed.get("images", {}).items() if not image]
     differs(image_words(missing))
     # What forbids the work is said before gigabytes are fetched.
-    refused = difference(stack, _observe(stack)).refused
-    yield refuse(*refused) if refused else act("stack_actions", "fetch", images=missing)
+    if refused:
+        yield refuse(*refused)
+    elif missing:
+        yield act("stack_actions", "fetch", images=missing)
+    else:
+        host.noop("no image is missing")
 
 
 @operation()
-def converge(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringCommand, None, None]:
-    """Every service is started as the inventory says; what is as wanted is not touched.
+def provide(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringCommand, None, None]:
+    """Nothing is in the services' way, their images are here, and what is new was tried.
 
-    `lacks` are the needs of trials that this machine cannot satisfy: those are left out.
+    Before any file of theirs is written: what fails here has touched nothing, and the node starts
+    again with what it had. `lacks` are the needs of trials that this machine cannot satisfy: those
+    are left out.
     """
     observed = _observe(stack)
     todo = difference(stack, observed)
     if todo.refused:
         yield refuse(*todo.refused)
         return
-    if not (todo.pull or todo.up or todo.recreate or todo.extra):
-        host.noop("every service is started as wanted")
+    trials = [(service, trial) for service, trial in todo.untried if trial.need not in lacks]
+    if not (todo.pull or trials):
+        host.noop("the services have what they need")
         return
-    differs(service_words(dataclasses.replace(todo, waiting=()), observed))
+    differs(image_words(todo.pull))
+    differs(Pair(f"service {one.name}: tried as wanted", "not tried yet") for one, _ in trials)
     if todo.pull:
         yield act("stack_actions", "pull", images=list(todo.pull))
-        # Compose 1 counts the image's ID into its hash: look again now that it is here.
-        observed = _observe(stack)
-        todo = difference(stack, observed)
-    if observed.get("hash_error"):
-        yield refuse(f"Compose refuses the file: {observed['hash_error']}", "report this")
-        return
-    yield from _try(stack, todo, lacks)
-    yield from _start(stack, todo)
-
-
-def _try(stack: Stack, todo: Difference, lacks: tuple[str, ...]) -> Iterator[StringCommand]:
-    """The trials of the services that are to be made or started."""
-    for service in stack.services:
-        trial = service.trial
-        named = service.name in todo.up or service.name in todo.recreate
-        if trial is None or trial.need in lacks or not named or todo.refused:
-            continue
+    for service, trial in trials:
         yield act(
             "stack_actions",
             "attempt",
@@ -91,10 +81,23 @@ def _try(stack: Stack, todo: Difference, lacks: tuple[str, ...]) -> Iterator[Str
         )
 
 
-def _start(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
+@operation()
+def converge(stack: Stack) -> Generator[StringCommand, None, None]:
+    """Every service is started as the inventory says; what is as wanted is not touched."""
+    observed = _observe(stack)
+    todo = difference(stack, observed)
     if todo.refused:
         yield refuse(*todo.refused)
-        return
+    elif observed.get("hash_error"):
+        yield refuse(f"Compose refuses the file: {observed['hash_error']}", "report this")
+    elif todo.up or todo.recreate or todo.extra:
+        differs(service_words(todo, observed))
+        yield from _start(stack, todo)
+    else:
+        host.noop("every service is started as wanted")
+
+
+def _start(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
     if todo.extra:
         ids = [container["id"] for container in todo.extra]
         yield act("stack_actions", "remove_containers", ids=ids)
@@ -111,7 +114,9 @@ def ready(stack: Stack) -> Generator[StringCommand, None, None]:
     if todo.refused:
         yield refuse(*todo.refused)
     elif todo:
+        differs(image_words(todo.pull))
         differs(service_words(todo, observed))
+        differs(Pair(f"service {name}: healthy", "starting") for name in todo.waiting)
         deadlines = {service.name: service.start_timeout for service in stack.services}
         yield act("stack_actions", "wait", project=stack.project, services=deadlines)
     else:

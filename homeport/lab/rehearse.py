@@ -170,9 +170,12 @@ def places(on: Stage) -> dict[str, str]:
 SCAN = (ROOT / "homeport" / "scan.py").read_text()
 
 
-def neighbour_sees(on: Stage) -> dict[str, list[int]]:
+def neighbour_sees(on: Stage, *ports: int) -> dict[str, list[int]]:
     """Open TCP ports by address, from another host on the network: the machines' own addresses,
-    IPv6 too, and every container's, with a route to it through its machine."""
+    IPv6 too, and every container's, with a route to it through its machine.
+
+    All 65,535 ports are tried, or `ports` alone.
+    """
     addresses: list[str] = []
     for machine in on.machines.values():
         addresses += machine.addresses
@@ -188,7 +191,7 @@ def neighbour_sees(on: Stage) -> dict[str, list[int]]:
             if ":" not in subnet:
                 on.neighbour.route(subnet, machine.address)
         addresses += dict.fromkeys(inside.split())
-    seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *addresses))
+    seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *addresses, *map(str, ports)))
     return seen
 
 

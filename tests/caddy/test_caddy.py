@@ -51,7 +51,6 @@ GOOD: dict[str, Any] = {
     "foreign": [],
     "untrusted": [],
     "root_sha256": "ab" * 32,
-    "root_expires": "Sep 28 17:18:21 2036 GMT",
 }
 BARE_UNIT = {
     "load": "not-found",

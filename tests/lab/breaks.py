@@ -5,6 +5,7 @@ from dataclasses import dataclass
 COMPOSE = "/etc/homeport/stack/compose.yaml"
 # Seen whenever a service does not run or is not well.
 READY = "Stack | Wait until every service works"
+NEEDS = "Stack | Have what the services need"
 SERVICES = "Stack | Bring the services to what is wanted"
 CADDY = "Caddy | Run what the Caddyfile says"
 DOCKER = "Docker | Docker's configuration"
@@ -14,6 +15,17 @@ UNIT = "Stack | Write the unit"
 PROVIDER = "Open WebUI | Put the provider and sign-up right"
 KEPT = "Stack | Keep the stack's unit enabled"
 START = "/etc/homeport/stack/files/open-webui/start.sh"
+# By what the names of its operations begin with.
+STEMS = {
+    "Base": "base",
+    "Caddy": "caddy",
+    "Docker": "docker",
+    "Host names": "host_names",
+    "Models": "hf_models",
+    "Programs aboard": "aboard",
+    "Secrets": "secrets",
+    "Stack": "stack",
+}
 OF_ENGINE = "docker inspect -f '{{%s}}' iona-llama-server-1"
 IMAGE = OF_ENGINE % ".Config.Image"
 
@@ -30,6 +42,11 @@ class Break:
     by: str
     mended: str
     also: tuple[str, ...] = ()
+
+    @property
+    def capability(self) -> str:
+        """The stem of the capability whose operation must notice."""
+        return STEMS[self.by.partition(" | ")[0]]
 
 
 def _in_place(script: str, path: str) -> str:
@@ -121,6 +138,13 @@ BREAKS = (
         mended=f"{OF_ENGINE % '.Config.Cmd'} | grep -q 131072",
     ),
     Break(
+        name="a port opened to the network",
+        do=f"sed 's/127.0.0.1:8080/0.0.0.0:8080/' {COMPOSE} > /tmp/open.yaml && "
+        "docker compose -p iona -f /tmp/open.yaml up -d --no-deps llama-server",
+        by=SERVICES,
+        mended="docker port iona-llama-server-1 | grep -q 127.0.0.1",
+    ),
+    Break(
         name="container paused",
         do="docker pause iona-llama-server-1",
         by=SERVICES,
@@ -129,9 +153,9 @@ BREAKS = (
     Break(
         name="image removed",
         do=f"docker image rm --force $({IMAGE})",
-        by=SERVICES,
+        by=NEEDS,
         mended=f"docker image inspect $({IMAGE})",
-        also=("Images | Begin to fetch the images",),
+        also=("Images | Begin to fetch the images", SERVICES),
     ),
     Break(
         name="link made absolute",

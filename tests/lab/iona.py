@@ -109,16 +109,30 @@ class Iona:
         return rehearse.converge(self.stage, quiet=True)
 
     def refused(self) -> str:
-        """What a converge says that must fail with exit status 1, and touch no container."""
-        before = self.containers()
+        """What a converge says that must fail with exit status 1, and touch no container, nor the
+        file that they are started from after a reboot."""
+        file = "sha256sum /etc/homeport/stack/compose.yaml"
+        before, written = self.containers(), self.machine.succeed(file)
         done = rehearse.homeport(self.stage, "converge", str(self.stage.inventory))
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr
         assert self.containers() == before, "a refused converge touched a container"
+        assert self.machine.succeed(file) == written, "a refused converge wrote the Compose file"
         return done.stderr
 
     def pending(self) -> list[str]:
         return sorted(rehearse.pending(self.stage))
+
+    def drift(self) -> list[dict[str, Any]]:
+        """What `drift --json` wrote of the host, each with its capability and operation."""
+        to = self.stage.directory / "drift.json"
+        words = ("drift", str(self.stage.inventory), "--json", str(to))
+        done = rehearse.homeport(self.stage, *words)
+        (host,) = json.loads(to.read_text())["hosts"]
+        found: list[dict[str, Any]] = host["drift"]
+        assert done.returncode == (2 if found else 0), done.stderr
+        to.unlink()
+        return found
 
     def heal(self) -> dict[str, Any]:
         """Converge once; afterwards nothing is pending, the model answers, and the UI does."""

@@ -228,7 +228,7 @@ def test_gpus_that_cuda_does_not_find_are_refused(iona: Iona) -> None:
     said = real.refused()
     assert iona.running() == {"open-webui"}
     assert "llama_server would compute on the CPU" in said
-    assert "0 of 2 found by ghcr.io/ggml-org/llama.cpp" in said
+    assert "0 of 2 found by " in said
     assert "NVIDIA's driver is 550.163.01" in said
     iona.heal()
 

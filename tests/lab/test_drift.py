@@ -162,6 +162,9 @@ def test_the_plan_is_the_same_on_a_half_converged_node(iona: Stage) -> None:
             time.sleep(0.1)
         run.kill()
         run.wait()
+    # What goes on in the background would change the plan between two looks at it.
+    fetched = "! systemctl is-active --quiet homeport-fetch.service"
+    iona.machine.wait_until(fetched, timeout=120, what="the images are still being fetched")
     waiting = assert_same_plan(iona)
     assert "Programs aboard | Install the programs aboard" in waiting
     assert "Base | Time zone and clock" not in waiting

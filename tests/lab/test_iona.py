@@ -93,9 +93,9 @@ def test_a_provider_changed_by_hand_is_put_right_and_no_more(iona: Iona) -> None
     iona.post(token, "/openai/config/update", before)
 
 
-def reached(iona: Iona) -> dict[str, list[int]]:
+def reached(iona: Iona, *ports: int) -> dict[str, list[int]]:
     """Open ports by address, as a neighbour sees them; the forged ones are under 127.0.0.1."""
-    seen = rehearse.neighbour_sees(iona.stage)
+    seen = rehearse.neighbour_sees(iona.stage, *ports)
     assert len(seen) >= 3, "the machine and two containers were to be looked at"
     seen["127.0.0.1"] = []
     for port in (3000, 8080):
@@ -112,7 +112,7 @@ def test_a_neighbour_reaches_caddy_and_ssh_alone(iona: Iona) -> None:
     assert [seen.pop(address) for address in own] == [[22, 80, 443]] * len(own)
     assert set(map(tuple, seen.values())) == {()}
     iona.machine.succeed("nft delete table inet homeport_docker")
-    seen = reached(iona)
+    seen = reached(iona, 22, 80, 443, 3000, 8080)
     for address in own:
         seen.pop(address)
     forged = seen.pop("127.0.0.1")
@@ -187,8 +187,10 @@ def test_breaks_are_found_and_healed(iona: Iona, row: list[Break]) -> None:
     for one in row:
         iona.machine.fail(one.mended)
     found = set(iona.pending())
+    named = {one["operation"]: one["capability"] for one in iona.drift()}
+    assert set(named) == found
     for one in row:
-        assert one.by in found, one.name
+        assert named.get(one.by) == one.capability, one.name
     assert found <= {name for one in row for name in (one.by, *one.also, READY)}
     iona.heal()
     for one in row:

@@ -120,7 +120,6 @@ SEEN = {
     "gpus": ["GPU-aaaa", "GPU-bbbb"],
     "driver_words": "",
     "docker": "26.1.5+dfsg1",
-    "dockerd": True,
     "hook": "/usr/bin/nvidia-container-runtime-hook",
     "cdi": False,
 }

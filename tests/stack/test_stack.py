@@ -70,7 +70,6 @@ def running(name: str, **changes: Any) -> dict[str, Any]:
         "status": "running",
         "health": "healthy",
         "exit_code": 0,
-        "restarts": 0,
         "hash": f"hash-{name}",
         "image": f"id-{name}",
         "stale": [],
@@ -360,11 +359,18 @@ NO_DOCKER = {"docker": ""}
         (operations.fetch, MISSING, ["fetch"]),
         # What forbids the services is said before anything is downloaded.
         (operations.fetch, MISSING | {"taken": {"8080": "x"}}, ["exit 1"]),
-        (operations.fetch, MISSING | {"foreign": [{"name": "x", "directory": "y"}]}, ["exit 1"]),
+        (operations.fetch, {"foreign": [{"name": "x", "directory": "y"}]}, ["exit 1"]),
+        (operations.fetch, NO_DOCKER, ["exit 1"]),
+        (operations.provide, {}, []),
+        (operations.provide, MISSING, ["pull"]),
+        (operations.provide, STOPPED, []),
+        # No file is written for services that would be refused.
+        (operations.provide, {"taken": {"8080": "x"}}, ["exit 1"]),
+        (operations.provide, NO_DOCKER, ["exit 1"]),
         (operations.enabled, {"unit": {}}, ["systemctl daemon-reload", "systemctl enable home"]),
         (operations.active, {"unit": {}}, ["systemctl start home"]),
         (operations.converge, {}, []),
-        (operations.converge, MISSING, ["pull", "up"]),
+        (operations.converge, MISSING, ["up"]),
         (operations.converge, STOPPED, ["up"]),
         (operations.converge, {"extra": [GHOST]}, ["remove_containers"]),
         # What only has to be waited for is not started again.
@@ -578,22 +584,25 @@ def test_a_trial(monkeypatch: pytest.MonkeyPatch, said: Ran, words: str | None) 
     ("changes", "lacks", "tried"),
     [
         (STOPPED, (), True),
-        ({"hashes": {"engine": "new", "ui": "hash-ui"}}, (), True),
+        ({"compose_file": "another"}, (), True),
+        ({"images": {ENGINE.image.reference: "newer", UI.image.reference: "id-ui"}}, (), True),
+        (MISSING, (), True),
         (STOPPED, ("cuda",), False),
+        # Its trial came before the file was written.
+        ({"hashes": {"engine": "new", "ui": "hash-ui"}}, (), False),
         # Another service is made: the engine is not touched.
         ({"services": {"engine": running("engine")}}, (), False),
         ({}, (), False),
     ],
 )
-def test_a_trial_comes_before_its_service_is_made(
+def test_what_was_not_tried_yet_is_tried(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], lacks: tuple[str, ...], tried: bool
 ) -> None:
     stack = Stack(project="iona", services=(dataclasses.replace(ENGINE, trial=trial()), UI))
     assert render(stack) == render(STACK)
     fake = SimpleNamespace(get_fact=lambda fact, **_: observed(**changes), noop=lambda words: None)
     monkeypatch.setattr(operations, "host", fake)
-    yielded = [str(command) for command in operations.converge._inner(stack=stack, lacks=lacks)]
-    assert [("_module.attempt(" in one) for one in yielded][:1] == ([tried] if yielded else [])
+    yielded = [str(command) for command in operations.provide._inner(stack=stack, lacks=lacks)]
     assert sum("_module.attempt(" in one for one in yielded) == tried
 
 
@@ -609,6 +618,12 @@ def test_systemd_reads_units_anew_before_containers_start() -> None:
     order = [name for name in inspect.getsource(deploy.apply).split() if "operations." in name]
     names = [word.split("operations.")[1].split("(")[0] for word in order]
     assert names.index("enabled") < names.index("converge") < names.index("active")
+
+
+def test_no_file_is_written_before_the_services_have_what_they_need() -> None:
+    body = inspect.getsource(deploy.apply)
+    places = [body.index(step) for step in (".provide(", "_write_files(", ".converge(")]
+    assert places == sorted(places)
 
 
 def test_where_the_stack_stands_in_the_whole() -> None:
@@ -690,8 +705,24 @@ def test_a_pull_without_dockers_api_is_a_pull(monkeypatch: pytest.MonkeyPatch) -
 ON = {"stack": STACK}
 ENGINE_IMAGE = f"image {ENGINE.image.reference}"
 UNIT = "homeport-stack.service"
+TRIED = Stack(project="iona", services=(dataclasses.replace(ENGINE, trial=trial()), UI))
 WORDS: list[Words] = [
     (operations.fetch, [observed(**MISSING)], ON, [(ENGINE_IMAGE, "not on the node")]),
+    (
+        operations.fetch,
+        [observed(**NO_DOCKER)],
+        ON,
+        [("its name", "Docker does not answer: there is no docker command")],
+    ),
+    (
+        operations.provide,
+        [observed(**MISSING)],
+        {"stack": TRIED},
+        [
+            (ENGINE_IMAGE, "not on the node"),
+            ("service engine: tried as wanted", "not tried yet"),
+        ],
+    ),
     (
         operations.converge,
         [observed(**STOPPED, extra=[GHOST])],
@@ -731,6 +762,18 @@ WORDS: list[Words] = [
     # What only has to be waited for is told once.
     (operations.converge, [observed(**STARTING)], ON, []),
     (operations.ready, [observed(**STARTING)], ON, [("service engine: healthy", "starting")]),
+    (
+        operations.ready,
+        [observed(**MISSING)],
+        ON,
+        [
+            (ENGINE_IMAGE, "not on the node"),
+            (
+                "service engine: as the inventory says",
+                "container engine runs another image than its name stands for now",
+            ),
+        ],
+    ),
     (
         operations.enabled,
         [{"unit": {**GOOD_UNIT, "UnitFileState": "disabled", "NeedDaemonReload": "yes"}}],
@@ -776,5 +819,10 @@ WORDS: list[Words] = [
 
 def test_an_operation_says_what_differs_when_it_does_something_and_only_then() -> None:
     for found in ({}, MISSING, STARTING, STOPPED, {"extra": [GHOST]}):
-        for operation in (operations.fetch, operations.converge, operations.ready):
+        for operation in (
+            operations.fetch,
+            operations.provide,
+            operations.converge,
+            operations.ready,
+        ):
             yielded(operation, observed(**found), stack=STACK)
