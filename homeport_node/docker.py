@@ -182,11 +182,17 @@ def take_back() -> "str | None":
     return None
 
 
-def shown(path: str, value: Any) -> str:
-    """What may be said of the `value` at one of our paths in daemon.json."""
+def shown(path: str, value: Any, wanted: Any) -> str:
+    """What may be said of the `value` at one of our paths in daemon.json: of several options, those
+    that are `wanted` too."""
     if value is MISSING:
         return "not set"
-    return json.dumps(value) if path in SHOWN else "another value"
+    if path in SHOWN:
+        return json.dumps(value)
+    if not isinstance(value, dict) or not isinstance(wanted, dict):
+        return "another value"
+    ours = {key: value[key] for key in wanted if key in value}
+    return json.dumps(ours) + (", and others" if value.keys() - ours.keys() else "")
 
 
 def pools(config: "dict[str, Any]") -> "list[str]":
@@ -221,7 +227,11 @@ def daemon(wanted: "dict[str, Any]") -> "dict[str, Any]":
     return {
         "error": "",
         "differs": sorted(differs),
-        "there": {path: shown(path, get(current, path)) for path in differs if path != "record"},
+        "there": {
+            path: shown(path, get(current, path), wanted.get(path))
+            for path in differs
+            if path != "record"
+        },
         "not_running": sorted(stale),
         "pools": pools(config),
     }

@@ -712,11 +712,14 @@ def test_of_daemon_json_only_what_cannot_be_secret_is_told(
     monkeypatch.setattr(aboard, "RECORD", tmp_path / "record.json")
     monkeypatch.setattr(aboard, "STARTED_WITH", tmp_path / "started.json")
     aboard.replace(aboard.RECORD, {"ours": WANTED})
-    theirs = {"bip": "10.0.0.1/24", "log-opts": {"splunk-token": "hush"}, "proxies": "hush"}
+    options = {"splunk-token": "hush", "max-size": "50m"}
+    theirs = {"bip": "10.0.0.1/24", "log-opts": options, "proxies": "hush"}
     aboard.replace(aboard.DAEMON_JSON, {**WANTED, **theirs})
     there = aboard.daemon(WANTED)["there"]
     assert there == {
         "bip": '"10.0.0.1/24"',
         "features/cdi": "not set",
-        "log-opts": "another value",
+        "log-opts": '{"max-size": "50m"}, and others',
     }
+    aboard.replace(aboard.DAEMON_JSON, {**WANTED, "log-opts": "hush"})
+    assert aboard.daemon(WANTED)["there"]["log-opts"] == "another value"
