@@ -271,6 +271,7 @@ def test_the_address_is_printed_nowhere(
         iona.checks(DRIFT)
     assert said in captured.get()
     assert TOKEN not in captured.get()
+    assert "ann" not in captured.get()
     assert "s3cret" not in captured.get()
     assert all(TOKEN not in path.read_text() for path in desk.rglob("*.json"))
 
