@@ -174,7 +174,9 @@ def _text(system: str, host: str, standing: Standing, remedy: str) -> str:
     seen, who = standing.seen, host if host == system else f"{system}, {host}"
     back = "answers again, and " if standing.told.state == "unknown" else ""
     if seen.state == "unknown":
-        why = " ".join(seen.failure)
+        why = (
+            f"{seen.failure[0]}: {' '.join(seen.failure[1:])}" if seen.failure else "it is not said"
+        )
         why = why if len(why) <= QUOTED else f"{why[:QUOTED]}…"
         return f"{who}: could not be checked {UNKNOWN_AFTER} times in a row: {why}"
     if seen.state == "clean":

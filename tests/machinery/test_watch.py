@@ -186,7 +186,7 @@ def test_one_lost_check_is_no_alarm_and_two_are(iona: Desk, hook: Hook) -> None:
     iona.checks(UNKNOWN, UNKNOWN)
     assert hook.states() == ["unknown"]
     assert hook.got[0]["since"] == "2026-01-01T00:05:00Z"
-    assert "2 times in a row: connecting no route" in hook.got[0]["text"]
+    assert "2 times in a row: connecting: no route" in hook.got[0]["text"]
     assert "s3cret" not in json.dumps(hook.got)
     iona.checks(CLEAN)
     assert hook.states() == ["unknown", "clean"]
