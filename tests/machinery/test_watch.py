@@ -535,8 +535,10 @@ def test_a_check_that_hangs_is_ended_with_what_it_started(
     until(lambda: gone(pids))
 
 
+# Who is started in the background by a shell ignores SIGINT, and so do all that it starts.
 DRIVER = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import pyinfra_cli
 from homeport import watch
 watch.PROGRAM = (sys.executable, "-Ic", {PROGRAM!r} + sys.argv.pop(1))
