@@ -147,16 +147,59 @@ def _closing(host: Any) -> list[str]:
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
 @JSON
-def drift(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
+@click.option("--every", metavar="DURATION", help="Go on checking: 30s, 5m, 1h. Needs --tell.")
+@click.option(
+    "--tell",
+    metavar="URL",
+    envvar="HOMEPORT_TELL",
+    show_envvar=True,
+    help="Tell this webhook what drifts and what is right again; the variable keeps it from ps.",
+)
+@click.option("--unit", is_flag=True, help="Print the systemd unit that does --every, and end.")
+def drift(
+    inventory: Path,
+    limit: tuple[str, ...],
+    to: str | None,
+    every: str | None,
+    tell: str | None,
+    unit: bool,
+) -> None:
     """Say where the nodes of INVENTORY are not what it says, and what would change that."""
+    from homeport import watch
     from homeport.drift import drift as check
     from homeport.drift_report import print_result, result_json
 
+    watch.check_options(every=every, tell=tell, unit=unit, to=to)
+    os.environ.pop(watch.VARIABLE, None)  # no program that is started needs to know it
+    converge_line = command_line("converge", inventory)
+    remedy = f"To put it right: {converge_line}"
+    if every and unit:
+        _print_unit(inventory, limit, every)
+        return
+    if every and tell:
+        watch.serve(inventory, limit, watch.seconds(every), tell, remedy)
+    teller = watch.Teller(inventory, tell, remedy=remedy) if tell else None
     result = check(inventory, ROOT / "deploys" / "full.py", limit=limit)
-    print_result(result, command_line("converge", inventory))
+    print_result(result, converge_line)
+    found = result_json(str(inventory), result)
     if to:
-        report.write_json(result_json(str(inventory), result), to)
+        report.write_json(found, to)
+    if teller:
+        teller.see(found["hosts"], all_of_them=not limit)
+        teller.tell()
     raise SystemExit(result.status)
+
+
+def _print_unit(inventory: Path, limit: tuple[str, ...], every: str) -> None:
+    from homeport.run import load
+    from homeport.watch_unit import lines, unit
+
+    load(inventory, limit)  # a unit that could not start is of no use
+    again = command_line(f"drift --every {every} --unit", inventory)
+    again += "".join(f" --limit {name}" for name in limit)
+    sys.stdout.write(unit(inventory, limit, every, again))
+    for line in lines(inventory, again):
+        report.console.print(line, markup=False)
 
 
 @main.command()

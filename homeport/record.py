@@ -10,10 +10,11 @@ import functools
 import hashlib
 import json
 import os
-import stat
 import time
 from pathlib import Path
 from typing import Any
+
+from homeport import private
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the texts of commands are made from.
@@ -52,18 +53,7 @@ class Record:
 
     def read(self) -> list[str]:
         """The commands that the last run asked; none when there is no record that counts."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            return []
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-                return []
-            try:
-                value = json.load(file)
-            except ValueError:
-                return []
+        value = private.read_json(self.path)
         if not isinstance(value, dict) or value.get("content") != self.content:
             return []
         commands = value.get("commands")
@@ -75,11 +65,7 @@ class Record:
         """Keep `commands` for the next run, atomically; a disk that is full loses a record only."""
         with contextlib.suppress(OSError):
             _sweep(self.path.parent)
-            temporary = self.path.with_suffix(f".{os.getpid()}.new")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
-                json.dump({"content": self.content, "commands": commands}, file)
-            temporary.replace(self.path)
+            private.write_json({"content": self.content, "commands": commands}, self.path)
 
     def touch(self) -> None:
         """Say that the record was of use."""

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from homeport.lab.rehearse import ROOT, converge, homeport, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
+from tests.machinery.hook import TOKEN, Hook
 
 pytestmark = pytest.mark.container
 
@@ -186,6 +187,52 @@ def test_five_runs_find_a_drift_when_it_is_there(iona: Stage) -> None:
         if number >= 3:
             assert_told(found, name)
     assert statuses == [0, 0, 2, 2, 2]
+
+
+def test_a_watch_tells_of_a_drift_and_of_its_end(iona: Stage) -> None:
+    converge(iona, quiet=True)
+    iona.machine.succeed("cp /etc/hosts /root/hosts")
+    hook = Hook()
+    with (iona.directory / "watch.log").open("w+") as log:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "homeport.cli", "drift", str(iona.inventory), "--every", "10s"],
+            cwd=ROOT,
+            env={
+                **iona.environment,
+                "HOMEPORT_TELL": hook.address,
+                "XDG_STATE_HOME": str(iona.directory),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_for(lambda: "checking" in Path(log.name).read_text(), run)
+            time.sleep(5)  # the first check finds nothing, and says nothing
+            inject, capability, _, _ = DRIFTS["a hosts entry removed"]
+            iona.machine.succeed(inject)
+            wait_for(lambda: len(hook.got) == 1, run)
+            iona.machine.succeed("cat /root/hosts >/etc/hosts; rm /root/hosts")
+            wait_for(lambda: len(hook.got) == 2, run)
+            time.sleep(12)  # one check more, which says nothing either
+        finally:
+            run.terminate()
+            code = run.wait(timeout=20)
+            hook.close()
+        said = Path(log.name).read_text()
+    assert code == 0, said
+    assert hook.states() == ["drift", "clean"], said
+    assert {one["capability"] for one in hook.got[0]["drift"]} == {capability}
+    assert TOKEN not in said
+    assert find_leaks(secrets(iona), {"messages": json.dumps(hook.got), "log": said}) == []
+
+
+def wait_for(true: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.1)
 
 
 def test_drifts_are_named_by_capability_and_the_plan_is_the_same(iona: Stage) -> None:

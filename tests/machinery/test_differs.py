@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import gevent  # type: ignore[import-untyped]
+import gevent
 import pytest
 from pyinfra.context import ctx_host, ctx_state
 from pyinfra.facts.files import Directory, File, Md5File, Sha1File

@@ -1,0 +1,244 @@
+"""The watch: a drift check again and again, which tells a webhook what changed and nothing else.
+
+Each check is a `bin/homeport drift` in a process of its own. Within one process pyinfra's globals
+would grow with every check, and an edited capability would be judged as it was when the watch
+began. The next one begins `every` seconds after the last one began, or at once when that took
+longer, so two never overlap; the time is the monotonic clock's, which nobody sets. A check that
+does not end is ended, and then, as when it says nothing, its hosts count as not checked.
+
+A webhook that does not answer takes no more than `PATIENCE` seconds of a check, and is tried again
+after 1, 2, 4 … checks, at least every `RETRY` seconds. What is told, and when, is in
+`homeport/told.py`.
+
+It runs on the desk's machine (`homeport/watch_unit.py`), not on the node: a node that is down says
+nothing of itself, and one that judges itself needs the inventory, and what may reach it, aboard.
+A check that falls into a converge sees what is not yet done, and tells of it.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from homeport import report
+from homeport.spec import SpecError
+from homeport.targets import targets_path
+from homeport.told import Standing, Told, clean_lines, message, utc
+from homeport.webhook import FAULTS, PATIENCE, Webhook, deadline, words_of
+
+ROOT = Path(__file__).resolve().parent.parent
+# The address of the webhook, for those who would not have it in `ps`.
+VARIABLE = "HOMEPORT_TELL"
+PROGRAM = (sys.executable, "-m", "homeport.cli")
+UNITS = {"s": 1, "m": 60, "h": 3600}
+SHORTEST = 10
+# Seconds after which a check is ended: a hundred nodes that all hang take less.
+LIMIT = 600
+# Seconds after which a webhook that does not answer is tried again at the latest.
+RETRY = 900
+
+
+def seconds(text: str) -> int:
+    """The seconds of a duration such as 30s, 5m or 1h. Raises `SpecError` for anything else."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([smh])", text, re.ASCII)
+    value = int(found[1]) * UNITS[found[2]] if found else 0
+    if value < SHORTEST:
+        raise SpecError(
+            f"--every: {text!r} must be a number with s, m or h, {SHORTEST}s or longer: "
+            "30s, 5m or 1h"
+        )
+    return value
+
+
+def check_options(*, every: str | None, tell: str | None, unit: bool, to: str | None) -> None:
+    """Refuse options of `drift` that do not go together. Raises `SpecError`, before anything."""
+    if every:
+        seconds(every)
+    if tell is not None:
+        Webhook(tell)
+    if unit and not every:
+        raise SpecError("--unit: needs --every: it says how often the unit checks")
+    if every and not unit and tell is None:
+        raise SpecError(
+            f"--every: needs --tell URL, or {VARIABLE} in the environment: nobody would hear of it"
+        )
+    if every and to:
+        raise SpecError("--json: is for a single check: with --every the webhook gets the JSON")
+
+
+class Teller:
+    """Takes in what checks find and tells the webhook at `address` what is new.
+
+    Raises `SpecError` for a wrong address, `PyinfraError` when another process tells the same
+    webhook of the same inventory.
+    """
+
+    def __init__(
+        self,
+        inventory: Path,
+        address: str,
+        *,
+        remedy: str = "",
+        every: int = 0,
+        patience: float = PATIENCE,
+        now: Callable[[], str] = utc,
+    ) -> None:
+        self.webhook = Webhook(address)
+        self.system = inventory.stem
+        self.remedy, self.every, self.patience, self.now = remedy, every, patience, now
+        paths = [str(path.resolve()) for path in (inventory, targets_path(inventory))]
+        self.told = Told(self.system, *paths, address)
+        self.failures = 0
+        self.to_skip = 0
+
+    def see(self, hosts: list[dict[str, Any]], *, all_of_them: bool = True) -> None:
+        """Take in the `hosts` of a `drift --json`; forget all others when these are all."""
+        standings, at = self.told.hosts, self.now()
+        for host in hosts:
+            found = [(one["capability"], one["operation"]) for one in host["drift"]]
+            failure = host["failure"]
+            words = [failure["operation"], *failure["words"]] if failure else []
+            standing = standings.setdefault(host["name"], Standing())
+            drift = tuple(found) if host["state"] == "drift" else ()
+            standing.see(host["state"], at, drift, clean_lines(words))
+        if all_of_them:
+            names = {host["name"] for host in hosts}
+            self.told.hosts = {name: one for name, one in standings.items() if name in names}
+        self._keep()
+
+    def tell(self) -> None:
+        """Tell what is new, unless the webhook is given a rest. Never raises for its failures."""
+        if self.to_skip:
+            self.to_skip -= 1
+            return
+        failure = self._send()
+        self._keep()
+        if not failure:
+            self.failures = 0
+            return
+        rest = max(0, RETRY // self.every - 1) if self.every else 0
+        self.to_skip = min(2**self.failures - 1, rest)
+        self.failures = min(self.failures + 1, 30)
+        report.console.print(f"{self.webhook.shown} was not told: {failure}", markup=False)
+
+    def _send(self) -> str:
+        """Send what is new, until something goes wrong; "" or what did."""
+        news = {n: one for n, one in self.told.hosts.items() if one.seen.news_after(one.told)}
+        if not news:
+            return ""
+        try:
+            with deadline(self.patience), self.webhook.client() as client:
+                for name, standing in news.items():
+                    what = message(self.system, name, standing, self.remedy)
+                    failure = self.webhook.post(client, what)
+                    if failure:
+                        return failure
+                    standing.told = standing.seen
+                    report.console.print(f"told: {what['text']}", markup=False)
+                return ""
+        except FAULTS as error:
+            return words_of(error)
+        return f"it took longer than {self.patience:g} s"
+
+    def _keep(self) -> None:
+        failure = self.told.keep()
+        if failure:
+            report.console.print(f"{failure}: what was told may be told again", markup=False)
+
+
+def check(
+    inventory: Path, limit: tuple[str, ...], names: Iterable[str], patience: float = LIMIT
+) -> list[dict[str, Any]]:
+    """The `hosts` of one `drift --json`, made in a process of its own.
+
+    When that says nothing, each of `names` is unknown, for the reason that it gave.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    limits = [word for name in limit for word in ("--limit", name)]
+    with tempfile.TemporaryDirectory(prefix="homeport-drift-") as directory:
+        to = Path(directory) / "drift.json"
+        run = subprocess.Popen(
+            [*PROGRAM, "drift", str(inventory), *limits, "--json", str(to)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            _, said = run.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            said = f"the check took longer than {patience:g} s"
+        finally:
+            _end(run)
+        try:
+            hosts: list[dict[str, Any]] = json.loads(to.read_text())["hosts"]
+            return hosts
+        except (OSError, ValueError):
+            failure = {"operation": "the check gave no result", "words": said.splitlines()[-5:]}
+            unknown = {"state": "unknown", "drift": [], "failure": failure}
+            return [{"name": name, **unknown} for name in names]
+
+
+def _end(run: subprocess.Popen[str]) -> None:
+    """End a check, and what it started. It changes nothing on a node, so nothing is left half."""
+    if run.poll() is None:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+
+
+def watch(
+    look: Callable[[], list[dict[str, Any]]],
+    teller: Teller,
+    *,
+    all_of_them: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], None] = time.sleep,
+) -> NoReturn:
+    """Check and tell every `teller.every` seconds, until the process is ended."""
+    while True:
+        began = clock()
+        teller.see(look(), all_of_them=all_of_them)
+        teller.tell()
+        wait(max(0.0, began + teller.every - clock()))
+
+
+def serve(
+    inventory: Path, limit: tuple[str, ...], every: int, address: str, remedy: str
+) -> NoReturn:
+    """Watch the hosts of `inventory`, or those in `limit`, until SIGTERM, which is a good end.
+
+    Raises `SpecError` for wrong input before the first check.
+    """
+    from homeport.run import load
+
+    teller = Teller(inventory, address, remedy=remedy, every=every)
+    names = [host.name for host in load(inventory, limit) if not limit or host.name in limit]
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    report.console.print(
+        f"checking {', '.join(names)} every {report.human_seconds(every)}; "
+        f"{teller.webhook.shown} is told what changes",
+        markup=False,
+    )
+
+    def look() -> list[dict[str, Any]]:
+        nonlocal names
+        hosts = check(inventory, limit, names)
+        names = [host["name"] for host in hosts]
+        return hosts
+
+    watch(look, teller, all_of_them=not limit)
