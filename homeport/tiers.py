@@ -32,6 +32,10 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
+UNIT = ("-m", "not node and not container and not soak")
+# The unit tests run in two processes: about half of the time goes to these.
+HALF = ("tests/machinery", "tests/lab")
+
 TIERS = (
     Tier(
         name="unit",
@@ -39,7 +43,8 @@ TIERS = (
             _python("ruff", "format", "--check", "."),
             _python("ruff", "check", "."),
             _python("mypy"),
-            _python("pytest", "-m", "not node and not container and not soak", "tests"),
+            _python("pytest", *UNIT, *(f"--ignore={half}" for half in HALF), "tests"),
+            _python("pytest", *UNIT, *HALF),
         ),
         budget_minutes=1,
     ),
