@@ -17,7 +17,7 @@ import hashlib
 import io
 import re
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from pyinfra.api import FileUploadCommand, StringCommand, deploy, operation
 
 from homeport import __version__
 from homeport.capability import Capability
+from homeport.differs import Pair, differs, listed
 from homeport.observe import NodeFact
 from homeport.refuse import refuse
 from homeport.spec import Spec
@@ -96,6 +97,19 @@ def difference(version: str, observed: dict[str, Any]) -> Difference:
     )
 
 
+def words(change: Difference, observed: dict[str, Any]) -> Iterator[Pair]:
+    """What `change` is about."""
+    if change.install:
+        there = "changed since" if change.version in observed["versions"] else "no such version"
+        yield Pair(f"{ROOT}/{change.version}: whole, as installed", there)
+    if change.switch:
+        link = observed["current"]
+        there = f"leads to {link}" if link else "no such link"
+        yield Pair(f"{ROOT}/current: leads to {change.version}", there)
+    for name in change.remove:
+        yield Pair(f"{ROOT}/{name}: no such directory", "another version")
+
+
 def pip_conf(sources: Sources) -> str:
     """pip's configuration inside the environment; "" leaves the node's own alone.
 
@@ -151,6 +165,7 @@ def install(prefix: str, sources: Sources) -> Generator[Any, None, None]:
     wheel, requirements = build(), REQUIREMENTS.read_text()
     version = version_name(prefix, python, wheel, requirements)
     change = difference(version, observed)
+    differs(words(change, observed))
     if change.install:
         yield from installation(version, wheel, requirements, pip_conf(sources))
     if change.switch:
@@ -170,6 +185,8 @@ def remove() -> Generator[Any, None, None]:
     """Remove every version."""
     observed = host.get_fact(AboardState)
     if observed.get("versions") or observed.get("current"):
+        versions = listed(observed.get("versions") or ())
+        differs([Pair(f"{ROOT}: no such directory", f"versions: {versions}")])
         yield StringCommand(f"rm -rf {ROOT}")
     else:
         host.noop("nothing is installed")

@@ -18,7 +18,7 @@ Sources: update-ca-certificates(8), timedatectl(1), systemd-timesyncd.service(8)
 
 import re
 import zoneinfo
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -29,11 +29,12 @@ from pyinfra.operations import files
 
 from homeport import apt
 from homeport.capability import Capability
+from homeport.differs import Pair, differs, listed
 from homeport.observe import NodeFact
 from homeport.refuse import refuse
 from homeport.spec import Spec
 from homeport.targets import Target
-from homeport_node.base import OWN_CERTIFICATES, PEM, TRUSTED, fingerprints
+from homeport_node.base import BUNDLE, OWN_CERTIFICATES, PEM, TRUSTED, fingerprints
 
 PACKAGES = ("ca-certificates", "curl", "iproute2", "python3", "python3-venv", "tzdata")
 
@@ -122,6 +123,23 @@ def certificate_changes(wanted: dict[str, str], observed: dict[str, Any]) -> Cer
     )
 
 
+def certificate_words(wanted: dict[str, str], observed: dict[str, Any]) -> Iterator[Pair]:
+    """What differs of the trusted CAs: of the files first, else of what is made of them."""
+    changes = certificate_changes(wanted, observed)
+    for name in changes.write:
+        there = "another certificate" if name in observed.get("files", {}) else "no such file"
+        yield Pair(f"{OWN_CERTIFICATES / name}: a CA of the targets", there)
+    for name in changes.remove:
+        yield Pair(f"{OWN_CERTIFICATES / name}: no such file", "a CA that no target names")
+    if changes and not changes.write and not changes.remove:
+        links = {f"homeport-{fingerprint[:16]}" for fingerprint in wanted}
+        if links != set(observed.get("links", ())):
+            there = listed(observed.get("links", ()))
+            yield Pair(f"{TRUSTED}: links of ours: {listed(links)}", there)
+        for fingerprint in sorted(set(wanted) - set(observed.get("bundle", ()))):
+            yield Pair(f"{BUNDLE}: the CA {fingerprint[:16]}", "not in it")
+
+
 def timezone_command(zone: str, observed: dict[str, Any]) -> str | None:
     """The shell text that makes `zone` the node's, None when it is."""
     steps = []
@@ -141,22 +159,43 @@ def clock_package(there: Collection[str]) -> str:
     return next((package for package in CLOCKS if package in there), DEFAULT_CLOCK)
 
 
-def clock_command(observed: dict[str, Any]) -> str | None:
-    """The shell text that puts the clock's keeper into force, None when it is.
+def _masked(state: dict[str, str]) -> bool:
+    return state.get("enabled", "").startswith("masked")
+
+
+def clock_unit(units: dict[str, dict[str, str]]) -> str:
+    """The unit that keeps the clock.
 
     Packages exclude each other here, so at most one unit is installed; systemd-timesyncd counts
     only where none of the others is.
     """
-    units = observed.get("units", {})
-    masked = [name for name, state in units.items() if state["enabled"].startswith("masked")]
     there = [unit for unit in CLOCKS.values() if unit in units]
-    unit = next(iter(sorted(there, key=lambda one: one in masked)), CLOCKS[DEFAULT_CLOCK])
+    return next(iter(sorted(there, key=lambda one: _masked(units[one]))), CLOCKS[DEFAULT_CLOCK])
+
+
+def clock_command(observed: dict[str, Any]) -> str | None:
+    """The shell text that puts the clock's keeper into force, None when it is."""
+    units = observed.get("units", {})
+    unit = clock_unit(units)
     state = units.get(unit, {})
     runs = state.get("active") == "active" or observed.get("container", False)
     if state.get("enabled") == "enabled" and runs:
         return None
     unmask = f"systemctl unmask {unit}; systemctl unmask --runtime {unit}; "
-    return f"{unmask if unit in masked else ''}systemctl enable --now {unit}"
+    return f"{unmask if _masked(state) else ''}systemctl enable --now {unit}"
+
+
+def clock_words(zone: str, observed: dict[str, Any]) -> Iterator[Pair]:
+    """What differs of the time zone, and of the unit that keeps the clock."""
+    if observed.get("timezone") != zone:
+        yield Pair(f"/etc/localtime: time zone {zone}", observed.get("timezone") or "none")
+    if observed.get("etc_timezone") not in (None, zone):
+        yield Pair(f"/etc/timezone: time zone {zone}", observed["etc_timezone"])
+    if clock_command(observed):
+        unit = clock_unit(observed.get("units", {}))
+        state = observed.get("units", {}).get(unit)
+        there = f"{state['enabled']}, {state['active']}" if state else "not installed"
+        yield Pair(f"{unit}: enabled, active", there)
 
 
 def _observed(spec: Base, wanted: dict[str, str]) -> dict[str, Any]:
@@ -172,11 +211,7 @@ def base_packages(spec: Base) -> Generator[StringCommand, None, None]:
     wanted = {*PACKAGES, *spec.packages}
     state = host.get_fact(apt.AptState, packages=sorted(wanted | CLOCKS.keys()))
     wanted.add(clock_package({*state.get("installed", ()), *wanted}))
-    command = apt.install_command(wanted, state)
-    if command is None:
-        host.noop("packages are installed")
-        return
-    yield StringCommand(command)
+    yield from apt.install(wanted, state)
 
 
 @operation()
@@ -185,6 +220,7 @@ def clock(spec: Base) -> Generator[StringCommand, None, None]:
     observed = _observed(spec, {})
     zone = timezone_command(spec.timezone, observed)
     keeper = clock_command(observed)
+    differs(clock_words(spec.timezone, observed))
     if zone and observed.get("zone_known") is False:
         yield refuse(
             f"the node's tzdata has no time zone {spec.timezone}",
@@ -202,10 +238,12 @@ def clock(spec: Base) -> Generator[StringCommand, None, None]:
 def trusted_certificates(spec: Base, texts: tuple[str, ...]) -> Generator[Any, None, None]:
     """Have the node trust the CAs in `texts` (PEM), and none that we brought earlier."""
     wanted = split_certificates(texts)
-    changes = certificate_changes(wanted, _observed(spec, wanted).get("certificates", {}))
+    observed = _observed(spec, wanted).get("certificates", {})
+    changes = certificate_changes(wanted, observed)
     if not changes:
         host.noop("trusted CAs are as wanted")
         return
+    differs(certificate_words(wanted, observed))
     for name, text in changes.write.items():
         path = str(OWN_CERTIFICATES / name)
         yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")

@@ -21,7 +21,7 @@ import dataclasses
 import io
 import json
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -34,6 +34,7 @@ from pyinfra.operations import files
 from deploys.aboard import ENTRY
 from deploys.secrets import Secret
 from homeport.capability import Capability
+from homeport.differs import Pair, differs, listed
 from homeport.observe import NodeFact
 from homeport.pins import HubRepo
 from homeport.refuse import refuse
@@ -190,34 +191,41 @@ def wanted_links(spec: HfModels) -> list[str]:
     return [link for model in spec.models for link in model.links]
 
 
-def _model_difference(model: dict[str, Any], observed: dict[str, Any]) -> list[str]:
+def _model_difference(
+    directory: str, model: dict[str, Any], observed: dict[str, Any]
+) -> Iterator[Pair]:
     name, linked = model["name"], observed["links"]
     commits = observed["models"].get(name, {})
     commit = node.chosen(model, commits, linked)
+    path = f"{directory}/{name}/{commit or model['revision']}"
     if commit not in commits:
-        return [f"{name}: {commit or model['revision']} is not downloaded"]
+        yield Pair(f"{path}: downloaded", "not downloaded")
+        return
     entry = commits[commit]
-    found = [f"{name}/{path}: {text}" for path, text in entry["faults"].items()]
+    for file, text in entry["faults"].items():
+        yield Pair(f"{path}/{file}: whole, as verified", text)
     if model["commit"]:
-        have = {(path, f["size"], f["sha256"]) for path, f in entry["files"].items()}
+        have = {(file, f["size"], f["sha256"]) for file, f in entry["files"].items()}
         if have != {(f["path"], f["size"], f["sha256"]) for f in model["files"]}:
-            found.append(f"{name}: the files differ from the lock")
+            yield Pair(f"{path}: the files that the lock names", "other files")
     elif sorted(entry["patterns"]) != sorted(model["patterns"]):
-        found.append(f"{name}: other patterns are asked for")
+        yield Pair(f"{path}: files like {listed(model['patterns'])}", listed(entry["patterns"]))
     for link, file in model["links"].items():
         text = node.link_text(link, name, commit, file)
         if linked.get(link) != text:
-            found.append(f"{link}: leads to {linked.get(link, 'nothing')}, not to {text}")
-    return found
+            there = f"leads to {linked[link]}" if link in linked else "no such link"
+            yield Pair(f"{directory}/{link}: leads to {text}", there)
 
 
-def difference(spec: HfModels, observed: dict[str, Any]) -> list[str]:
-    """What the node's models lack or have too much, in words; empty when they are as wanted."""
-    found = []
+def difference(spec: HfModels, observed: dict[str, Any]) -> list[Pair]:
+    """What the node's models lack or have too much; empty when they are as wanted."""
+    found: list[Pair] = []
     for model in document(spec, "")["models"]:
-        found += _model_difference(model, observed)
-    unwanted = sorted(observed["links"].keys() - set(wanted_links(spec)))
-    return found + [f"{link}: is no longer wanted" for link in unwanted]
+        found += _model_difference(spec.directory, model, observed)
+    for link in sorted(observed["links"].keys() - set(wanted_links(spec))):
+        there = f"leads to {observed['links'][link]}"
+        found.append(Pair(f"{spec.directory}/{link}: no such link", there))
+    return found
 
 
 def prunable(spec: HfModels, observed: dict[str, Any]) -> list[str]:
@@ -243,6 +251,7 @@ def unlink_elsewhere(spec: HfModels | None) -> Generator[Any, None, None]:
     """Remove our links from a directory that was used before."""
     elsewhere = _observed(spec)["elsewhere"]
     paths = [f"{directory}/{link}" for directory, links in elsewhere.items() for link in links]
+    differs(Pair(f"{path}: no such link", "a link of ours") for path in paths)
     if paths:
         yield StringCommand("rm -f -- " + " ".join(shlex.quote(path) for path in paths))
     else:
@@ -256,7 +265,10 @@ def sync(spec: HfModels) -> Generator[Any, None, None]:
     if observed["taken"]:
         path = f"{spec.directory}/{observed['taken'][0]}"
         yield refuse(f"{path} is in the way: it is no link", "move it away")
-    elif difference(spec, observed):
+        return
+    found = difference(spec, observed)
+    differs(found)
+    if found:
         yield StringCommand(f"{ENTRY} hf_models sync")
     else:
         host.noop("the models are as wanted")
@@ -265,7 +277,10 @@ def sync(spec: HfModels) -> Generator[Any, None, None]:
 @operation()
 def remove_spare(spec: HfModels) -> Generator[Any, None, None]:
     """Remove the commits that nothing needs any more."""
-    if prunable(spec, _observed(spec)):
+    spare = prunable(spec, _observed(spec))
+    paths = [f"{spec.directory}/{commit}" for commit in spare]
+    differs(Pair(f"{path}: no such directory", "a commit that nothing needs") for path in paths)
+    if spare:
         yield StringCommand(f"{ENTRY} hf_models prune")
     else:
         host.noop("no commit is spare")

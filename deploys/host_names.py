@@ -17,13 +17,14 @@ Undo: `host_names = None`, or remove the block by hand. Source: hosts(5).
 import ipaddress
 import re
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 
 from homeport.capability import Capability
+from homeport.differs import Pair, differs, listed
 from homeport.observe import NodeFact
 from homeport.refuse import refuse
 from homeport.spec import Spec, is_host_name
@@ -107,6 +108,19 @@ def conflict(text: str, spec: HostNames) -> str | None:
     return None
 
 
+def block_words(text: str, spec: HostNames | None) -> Iterator[Pair]:
+    """What differs of our block in `text`; of no other line anything is said."""
+    wanted = {f"{spec.address} {name}" for name in spec.names} if spec else set()
+    blocks = [match.group().splitlines() for match in BLOCK.finditer(text)]
+    there = {line for block in blocks for line in block} - {BEGIN, END}
+    what = f"{PATH}, Homeport's block: "
+    if wanted != there:
+        lacking = listed(wanted - there, "no other line")
+        yield Pair(what + lacking, listed(there - wanted, "no such line"))
+    else:
+        yield Pair(f"{what}once and whole, or none", "torn, empty, or there twice")
+
+
 def write_command(text: str) -> str:
     """The shell text that makes `text` the contents of /etc/hosts, whole."""
     return (
@@ -130,6 +144,7 @@ def hosts_file(spec: HostNames | None) -> Generator[StringCommand, None, None]:
     if wanted == text:
         host.noop("names in /etc/hosts are as wanted")
         return
+    differs(block_words(text, spec))
     yield StringCommand(write_command(wanted))
 
 

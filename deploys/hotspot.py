@@ -26,7 +26,7 @@ Sources: nm-settings-keyfile(5), NetworkManager.conf(5), dnsmasq(8), RFC 1035, R
 import hashlib
 import ipaddress
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -40,6 +40,7 @@ from pyinfra.operations import files
 from deploys.secrets import Secret
 from homeport import apt
 from homeport.capability import Capability
+from homeport.differs import Pair, content, differs
 from homeport.observe import NodeFact, act
 from homeport.pins import Radio
 from homeport.refuse import refuse
@@ -178,6 +179,40 @@ def running_commands(spec: Hotspot, names: tuple[str, ...], observed: dict[str, 
     return commands
 
 
+def _sha256(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_words(wanted: dict[str, str], found: dict[str, str]) -> Iterator[Pair]:
+    """What differs of our files, {path: text}."""
+    for path, text in wanted.items():
+        if found.get(path) != text:
+            yield content(path, _sha256(text) or "", _sha256(found.get(path)))
+    for path in found.keys() - wanted.keys():
+        yield Pair(f"{path}: no such file", "a file of ours")
+
+
+def running_words(
+    spec: Hotspot, names: tuple[str, ...], observed: dict[str, Any]
+) -> Iterator[Pair]:
+    """What differs of the profile, and of what runs. The profile holds the passphrase: no hash."""
+    profile = observed.get("profile", {})
+    if not profile.get("same"):
+        there = "another content, mode or owner" if profile.get("present") else "no such file"
+        yield Pair(f"{PROFILE}: as the inventory says, for root alone", there)
+    if not observed.get("enabled") or not observed.get("active"):
+        states = [word for word in ("enabled", "active") if observed.get(word)]
+        yield Pair("NetworkManager.service: enabled, active", ", ".join(states) or "neither")
+    if spec.country and observed.get("country") != spec.country:
+        yield Pair(f"regulatory domain {spec.country}", observed.get("country") or "not known")
+    if observed.get("wifi_off"):
+        yield Pair("Wi-Fi on", "off")
+    if profile.get("same") and observed.get("applied") != profile.get("written"):
+        yield Pair(f"{CONNECTION}: runs as its profile on the disk", "runs otherwise, or not")
+    if observed.get("running_config") != config_hash(spec, names):
+        yield Pair(f"{CONNECTION}: answers names as {NAMES_FILE} says", "answers others, or none")
+
+
 def _observed(spec: Hotspot | None) -> dict[str, Any]:
     state: dict[str, Any] = host.get_fact(
         HotspotState,
@@ -202,6 +237,7 @@ def configuration(spec: Hotspot, names: tuple[str, ...]) -> Generator[Any, None,
     wanted, found = wanted_files(spec, names, observed), observed.get("files", {})
     write = {path: text for path, text in wanted.items() if found.get(path) != text}
     remove = [path for path in found if path not in wanted]
+    differs(file_words(wanted, found))
     for path, text in write.items():
         yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
     if remove:
@@ -217,6 +253,7 @@ def running(spec: Hotspot, names: tuple[str, ...]) -> Generator[StringCommand, N
     """Write the profile, and bring the hotspot up with it."""
     observed = _observed(spec)
     same = observed.get("profile", {}).get("same")
+    differs(running_words(spec, names, observed))
     if not same:
         yield act("hotspot", "write_profile", profile=profile_text(spec))
     commands = running_commands(spec, names, observed)
@@ -234,6 +271,8 @@ def removed() -> Generator[StringCommand, None, None]:
     if not found and not observed.get("profile", {}).get("present"):
         host.noop("there is nothing of ours")
         return
+    paths = [*found, *([PROFILE] if observed.get("profile", {}).get("present") else [])]
+    differs(Pair(f"{path}: no such file", "a file of ours") for path in paths)
     if CONFINED_FILE in found:
         # Confined by us, it has nothing but the radio; unconfined, it would take the rest.
         yield StringCommand("systemctl disable --now NetworkManager.service 2>/dev/null || true")

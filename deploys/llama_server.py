@@ -243,7 +243,8 @@ def preflight(gpus: tuple[Gpu, ...]) -> Generator[StringCommand, None, None]:
     """The node lists the GPUs, and Docker can hand them over; else the run stops here."""
     problem = missing(gpus, host.get_fact(GpuState))
     if problem:
-        yield refuse(*problem)
+        wanted = ", ".join(f"{gpu.handle} ({gpu.uuid})" for gpu in gpus)
+        yield refuse(*problem, wanted=f"GPUs for containers: {wanted}")
     else:
         host.noop("the GPUs are there")
 

@@ -36,6 +36,7 @@ from pyinfra.api import StringCommand, deploy, operation
 from deploys.secrets import Secret
 from deploys.stack import HealthCheck, MountedFile, Port, Service, Volume
 from homeport.capability import Capability
+from homeport.differs import Pair, differs
 from homeport.observe import NodeFact, act
 from homeport.pins import Image
 from homeport.spec import Spec, is_port
@@ -160,27 +161,27 @@ class OpenWebuiState(NodeFact):
     stem = "open_webui"
 
 
-def difference(around: Around, seen: dict[str, Any]) -> list[str]:
-    """What Open WebUI runs with that the inventory wants otherwise, in words."""
+def difference(around: Around, seen: dict[str, Any]) -> list[Pair]:
+    """What Open WebUI runs with that the inventory wants otherwise."""
     problem = seen.get("problem", "it does not run")
     if problem:
-        return [f"its settings cannot be read: {problem}"]
+        return [Pair("Open WebUI: settings that can be read", problem)]
     words = {
-        "enabled": "the OpenAI API is off",
-        "first": "the inventory's provider is not there, or not first",
-        "key": "the provider's key is not the node's",
-        "visible": "the provider is switched off, or its models are hidden or renamed",
+        "enabled": Pair("the OpenAI API on", "off"),
+        "first": Pair(f"the provider {around.provider}, first", "not there, or not first"),
+        "key": Pair("the provider's key is the node's", "another key"),
+        "visible": Pair("the provider's models shown, by their names", "hidden, renamed or off"),
     }
     found = []
     if around.provider:
-        found = [text for name, text in words.items() if not seen["provider"][name]]
+        found = [pair for name, pair in words.items() if not seen["provider"][name]]
     if seen["ollama"]:
-        found.append("Ollama is on")
+        found.append(Pair("Ollama off", "on"))
     if seen["signup"] is not False:
-        found.append("sign-up is open")
+        found.append(Pair("sign-up closed", "open"))
     if around.address and seen["address"] != around.address:
-        found.append("its address is not the site's")
-    return found
+        found.append(Pair(f"its address {around.address}", str(seen["address"])))
+    return [Pair(f"Open WebUI: {pair.wanted}", pair.there) for pair in found]
 
 
 @operation()
@@ -192,7 +193,9 @@ def settings(spec: OpenWebui, around: Around) -> Generator[StringCommand, None, 
         "provider": around.provider,
         "key_file": around.key,
     }
-    if difference(around, host.get_fact(OpenWebuiState, **arguments)):
+    found = difference(around, host.get_fact(OpenWebuiState, **arguments))
+    differs(found)
+    if found:
         yield act("open_webui", "put_right", address=around.address, **arguments)
     else:
         host.noop("its settings are those of the inventory")

@@ -38,10 +38,12 @@ from pyinfra import host
 from pyinfra.api import FileUploadCommand, StringCommand, deploy, operation
 
 from homeport.capability import Capability
+from homeport.differs import Pair, differs
 from homeport.observe import NodeFact, act
 from homeport.refuse import refuse
 from homeport.spec import Spec, fail
 from homeport_node import secrets as aboard
+from homeport_node.common import SECRETS
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 COMMAND_TIMEOUT = 120  # seconds: time to type a passphrase
@@ -199,6 +201,28 @@ def difference(spec: Secrets, values: dict[str, Value], same: set[str], seen: An
     return Difference(untidy, tuple(make), tuple(place), tuple(problems))
 
 
+def words(spec: Secrets, todo: Difference, seen: Any) -> Iterator[Pair]:
+    """What differs: modes, owners, names and paths."""
+    if seen.get("directory") != "700":
+        mode = seen.get("directory")
+        yield Pair(f"{SECRETS}: mode 700", f"mode {mode}" if mode else "no such directory")
+    for path in seen.get("leftovers", ()):
+        yield Pair(f"{path}: no such file", "left by a run that was interrupted")
+    for secret in spec.wanted:
+        what, state = f"secret {secret.name}: ", seen.get("files", {}).get(secret.name)
+        if state and state["mode"] != "600":
+            yield Pair(f"{what}mode 600", f"mode {state['mode']}")
+        if state and (state["uid"], state["gid"]) != (0, 0):
+            yield Pair(f"{what}owner 0:0", f"owner {state['uid']}:{state['gid']}")
+        if state and not state["regular"]:
+            yield Pair(f"{what}a regular file", "something else")
+        there = "no such file" if not state else "" if state["size"] else "an empty file"
+        if secret.name in todo.make:
+            yield Pair(f"{what}made on the node", there)
+        if secret.name in todo.place:
+            yield Pair(f"{what}as given at the desk", there or "another value")
+
+
 def _observe(spec: Secrets, values: dict[str, Value]) -> tuple[Any, set[str]]:
     private = aboard.private_key()
     given = sorted(name for name, value in values.items() if value.value)
@@ -237,6 +261,7 @@ def ensure(spec: Secrets) -> Generator[Any, None, None]:
     if todo.problems:
         yield refuse("; ".join(todo.problems), "set it, or take it out of secrets_given")
         return
+    differs(words(spec, todo, seen))
     if todo.untidy:
         yield act("secrets", "tidy", names=[secret.name for secret in spec.wanted])
     if todo.make:

@@ -16,6 +16,7 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
+from homeport.differs import Pair, differs
 from homeport.observe import NodeFact
 from homeport.spec import fail
 
@@ -103,29 +104,43 @@ def lock_wait() -> int:
     return int(given)
 
 
+def missing(wanted: Iterable[str], observed: dict[str, Any]) -> list[str]:
+    """Those of the packages `wanted` that are not installed."""
+    return sorted(set(wanted) - observed.get("installed", {}).keys())
+
+
 def install_command(wanted: Iterable[str], observed: dict[str, Any]) -> str | None:
     """The shell text that installs what is missing of `wanted`; None when nothing is.
 
     Recommended packages are not installed. Configuration files that somebody edited are kept.
     """
-    missing = sorted(set(wanted) - observed.get("installed", {}).keys())
-    if not missing:
+    lacking = missing(wanted, observed)
+    if not lacking:
         return None
     age = observed.get("lists_age")
     stale = age is None or age > LISTS_MAX_AGE
     return _SCRIPT.format(
         wait=lock_wait(),
         refresh="refresh || stop\n" if stale else "",
-        packages=shlex.join(missing),
+        packages=shlex.join(lacking),
     )
+
+
+def install(
+    wanted: Iterable[str], observed: dict[str, Any]
+) -> Generator[StringCommand, None, None]:
+    """What an operation does to install what is missing of `wanted`."""
+    names = sorted(set(wanted))
+    command = install_command(names, observed)
+    if command is None:
+        host.noop(f"packages are installed: {' '.join(names)}")
+        return
+    differs([Pair(f"packages: {', '.join(missing(names, observed))}", "not installed")])
+    yield StringCommand(command)
 
 
 @operation()
 def packages(wanted: Iterable[str]) -> Generator[StringCommand, None, None]:
     """Install what is missing of `wanted`, names of real (not virtual) Debian packages."""
     names = sorted(set(wanted))
-    command = install_command(names, host.get_fact(AptState, packages=names))
-    if command is None:
-        host.noop(f"packages are installed: {' '.join(names)}")
-        return
-    yield StringCommand(command)
+    yield from install(names, host.get_fact(AptState, packages=names))

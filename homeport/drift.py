@@ -8,15 +8,12 @@ A host that cannot be reached or read is said to be unknown, and does not hide t
 """
 
 import ast
-import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pyinfra.api import FileUploadCommand, StringCommand
 from pyinfra.api.connect import disconnect_all
 from pyinfra.api.host import Host
 from pyinfra.api.state import State, StateStage
@@ -24,15 +21,14 @@ from pyinfra.context import ctx_config, ctx_host
 from pyinfra_cli.util import exec_file
 
 from homeport import connector
+from homeport.differs import Pair
 from homeport.inventory import NotExercised
-from homeport.observe import Act
+from homeport.pending import command_texts, pending
 from homeport.result import Failure
 from homeport.run import begin, failure
 
 # Seconds after which a fact that hangs makes the host unknown. Ours end by themselves in 20.
 FACT_TIMEOUT = 60
-# A password in an address, such as a package index's.
-CREDENTIALS = re.compile(r"(://[^/@:\s]*):[^/@\s]+@")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +36,8 @@ class Difference:
     """One operation that would run, and its commands.
 
     `words` are the commands for people: programs of ours by name, no line breaks. `more`: the
-    operation would look at the node again after these, and may then do more.
+    operation would look at the node again after these, and may then do more. `differs` says what
+    is wanted and what is there.
     """
 
     capability: str
@@ -48,6 +45,7 @@ class Difference:
     commands: tuple[str, ...]
     words: tuple[str, ...]
     more: bool
+    differs: tuple[Pair, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,10 +81,6 @@ class DriftResult:
         return 2 if "drift" in states else 0
 
 
-class _LooksAgain(BaseException):
-    """An operation asks for a fact after a command that was not run: the answer would mislead."""
-
-
 def stems(deploy: Path) -> dict[int, str]:
     """{line: stem} of the lines `stem.apply(…)` of a deploy such as `full.py`."""
     found = {}
@@ -97,44 +91,6 @@ def stems(deploy: Path) -> dict[int, str]:
             if isinstance(name, ast.Name) and node.end_lineno is not None:
                 found.update(dict.fromkeys(range(node.lineno, node.end_lineno + 1), name.id))
     return found
-
-
-def masked(text: str) -> str:
-    """`text` without passwords in addresses."""
-    return CREDENTIALS.sub(r"\1:*MASKED*@", text)
-
-
-def command_texts(command: Any) -> tuple[str, str]:
-    """(the exact command with secrets masked, the same for people) of what an operation yields."""
-    if isinstance(command, FileUploadCommand):
-        text = f"upload {command.dest}"  # what is in it may be a secret
-        return text, text
-    text = masked(str(command) if isinstance(command, StringCommand) else repr(command))
-    if isinstance(command, Act):
-        return text, masked(f"homeport-node {command.words}")
-    lines = text.strip().splitlines() or [""]
-    return text, lines[0] + (f" … ({len(lines)} lines)" if len(lines) > 1 else "")
-
-
-def pending(host: Any, generate: Callable[[], Iterator[Any]]) -> tuple[list[Any], bool]:
-    """The commands that an operation would run next, and whether it would then look again."""
-    found: list[Any] = []
-    get_fact = host.get_fact
-
-    def look(*args: Any, **kwargs: Any) -> Any:
-        if found:
-            raise _LooksAgain
-        return get_fact(*args, **kwargs)
-
-    host.get_fact = look
-    try:
-        for command in generate():
-            found.append(command)
-    except _LooksAgain:
-        return found, True
-    finally:
-        host.get_fact = get_fact
-    return found, False
 
 
 def _each(state: State, hosts: list[Host], work: Callable[[Host], None]) -> dict[Host, Exception]:
@@ -175,14 +131,16 @@ def _differences(state: State, host: Host, lines: dict[int, str]) -> Iterator[Di
         if operation is None or not operation.operation_meta.will_change:
             continue
         meta = state.get_op_meta(op_hash)
-        commands, more = pending(host, operation.command_generator)
+        name = ", ".join(sorted(meta.names))
+        commands, more, differs = pending(host, name, operation.command_generator)
         texts = [command_texts(command) for command in commands]
         yield Difference(
             capability=lines.get(meta.op_order[1], "") if len(meta.op_order) > 1 else "",
-            operation=", ".join(sorted(meta.names)),
+            operation=name,
             commands=tuple(text for text, _ in texts),
             words=tuple(words for _, words in texts),
             more=more,
+            differs=differs,
         )
 
 

@@ -3,7 +3,10 @@
 from typing import Any
 
 from homeport import report
+from homeport.differs import Pair
 from homeport.drift import DriftResult, HostDrift
+
+SHOWN = 5  # of what one operation finds: a bare node lacks everything
 
 
 def result_json(inventory: str, result: DriftResult) -> dict[str, Any]:
@@ -11,12 +14,14 @@ def result_json(inventory: str, result: DriftResult) -> dict[str, Any]:
 
     {"inventory", "status": 0 clean | 2 drift | 1 a host is unknown, "seconds",
      "hosts": [{"name", "state": "clean" | "drift" | "unknown", "operations": how many were asked,
-                "drift": [{"capability", "operation", "commands": [text],
+                "drift": [{"capability", "operation", "differs": [{"wanted", "there"}],
+                           "commands": [text],
                            "more": whether it would look again after these and may do more}],
                 "failure": null | {"operation", "words": [line]},
                 "not_exercised": [{"capability", "reason"}]}]}
 
-    Secrets in commands are masked; an upload is shown as "upload PATH", without what is in it.
+    "wanted" names the thing and says how it ought to be, "there" how it is, each on one line.
+    Secrets are masked; an upload is shown as "upload PATH", without what is in it.
     """
     return {
         "inventory": inventory,
@@ -36,6 +41,7 @@ def _host_json(host: HostDrift) -> dict[str, Any]:
             {
                 "capability": one.capability,
                 "operation": one.operation,
+                "differs": [pair._asdict() for pair in one.differs],
                 "commands": list(one.commands),
                 "more": one.more,
             }
@@ -48,13 +54,25 @@ def _host_json(host: HostDrift) -> dict[str, Any]:
     }
 
 
+def _print_pairs(pairs: tuple[Pair, ...]) -> None:
+    console = report.console
+    for pair in pairs[:SHOWN]:
+        console.print("    wanted  ", style="dim", end="")
+        console.print(pair.wanted, markup=False)
+        console.print("    there   ", style="dim", end="")
+        console.print(pair.there, markup=False)
+    if len(pairs) > SHOWN:
+        console.print(f"    and {len(pairs) - SHOWN} more: --json has them all", style="dim")
+
+
 def print_result(result: DriftResult, next_command: str) -> None:
-    """What differs, by host and capability, with what would be done about it."""
+    """What is wanted and what is there, by host and capability, and what would be done about it."""
     console = report.console
     for host in result.hosts:
         for one in host.differences:
             console.print(f"[yellow]drift[/]  {host.name}: ", end="")
             console.print(f"{one.capability}: {one.operation}".removeprefix(": "), markup=False)
+            _print_pairs(one.differs)
             for words in one.words:
                 console.print(f"    {words}", markup=False)
             if one.more:

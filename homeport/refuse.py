@@ -5,11 +5,22 @@ import shlex
 from pyinfra.api import StringCommand
 
 
-def refuse(cause: str, remedy: str) -> StringCommand:
+class Refusal(StringCommand):
+    """A command that fails, saying why; `cause` is what is there instead of `wanted`."""
+
+    def __init__(self, text: str, cause: str, wanted: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+        self.wanted = wanted
+
+
+def refuse(cause: str, remedy: str, wanted: str = "") -> StringCommand:
     """A command for an operation to yield instead of its work: it fails, saying why on stderr.
 
     `cause` is what stands in the way, in the node's own terms; `remedy` is what to do, best as a
-    command to type. It is yielded, not raised: an exception in an operation's generator ends the
-    run of every other host too.
+    command to type. `wanted` is what a drift check says, where the operation's name will not do. It
+    is yielded, not raised: an exception in an operation's generator ends the run of every other
+    host too.
     """
-    return StringCommand(f"printf '%s\\n' {shlex.quote(f'{cause}: {remedy}')} >&2; exit 1")
+    text = f"printf '%s\\n' {shlex.quote(f'{cause}: {remedy}')} >&2; exit 1"
+    return Refusal(text, cause, wanted)

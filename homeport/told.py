@@ -40,7 +40,7 @@ from typing import Any
 from pyinfra.api.exceptions import PyinfraError
 
 from homeport import private
-from homeport.drift import masked
+from homeport.pending import masked
 
 # How many checks in a row must fail before a host counts as unknown.
 UNKNOWN_AFTER = 2

@@ -1,6 +1,7 @@
 """Docker on the node: its configuration, its networks, its guard. Standard library only.
 
-Nothing that somebody else wrote into daemon.json leaves the node: a proxy's password may be there.
+Nothing that somebody else wrote into daemon.json leaves the node, `SHOWN` apart: a proxy's password
+may be there.
 """
 
 import contextlib
@@ -32,6 +33,8 @@ YIELDS_TO = {
     "log-driver": ("log-opts",),
     "log-opts": ("log-driver",),
 }
+# Our paths in daemon.json at which dockerd takes no secret: what is there may be shown.
+SHOWN = ("bip", "default-address-pools", "features/cdi", "log-driver")
 OWN_PROJECT = ("com.docker.compose.project.working_dir", STACK)
 
 MISSING = object()
@@ -179,6 +182,19 @@ def take_back() -> "str | None":
     return None
 
 
+def shown(path: str, value: Any, wanted: Any) -> str:
+    """What may be said of the `value` at one of our paths in daemon.json: of several options, those
+    that are `wanted` too."""
+    if value is MISSING:
+        return "not set"
+    if path in SHOWN:
+        return json.dumps(value)
+    if not isinstance(value, dict) or not isinstance(wanted, dict):
+        return "another value"
+    ours = {key: value[key] for key in wanted if key in value}
+    return json.dumps(ours) + (", and others" if value.keys() - ours.keys() else "")
+
+
 def pools(config: "dict[str, Any]") -> "list[str]":
     """The networks from which Docker takes its networks, as daemon.json names them."""
     found = []
@@ -190,9 +206,9 @@ def pools(config: "dict[str, Any]") -> "list[str]":
 
 
 def daemon(wanted: "dict[str, Any]") -> "dict[str, Any]":
-    """{"error": "", "differs": [path, …], "not_running": [path, …], "pools": [network, …]}: see
-    `observe`. A Docker of which nobody noted what it was started with runs what is on the disk:
-    `merge` notes it before it changes that."""
+    """{"error": "", "differs": [path, …], "there": {path: words}, "not_running": [path, …],
+    "pools": [network, …]}: see `observe`. A Docker of which nobody noted what it was started with
+    runs what is on the disk: `merge` notes it before it changes that."""
     try:
         current, record = load(DAEMON_JSON), load(RECORD)
     except ValueError as error:
@@ -211,6 +227,11 @@ def daemon(wanted: "dict[str, Any]") -> "dict[str, Any]":
     return {
         "error": "",
         "differs": sorted(differs),
+        "there": {
+            path: shown(path, get(current, path), wanted.get(path))
+            for path in differs
+            if path != "record"
+        },
         "not_running": sorted(stale),
         "pools": pools(config),
     }
@@ -371,9 +392,10 @@ def digests(paths: "list[str]") -> "dict[str, str]":
 def observe(wanted: "dict[str, Any]", files: "list[str]") -> "dict[str, Any]":
     """Everything about Docker. `wanted` is {path in daemon.json: value}, `files` are ours.
 
-    "daemon": "differs" are the paths in daemon.json that are not as wanted, "not_running" those
-    that dockerd was started with otherwise, "pools" where Docker takes its networks from;
-    "networks" is None while Docker does not run; "foreign" are other people's running containers.
+    "daemon": "differs" are the paths in daemon.json that are not as wanted, "there" what may be
+    said of those, "not_running" the paths that dockerd was started with otherwise, "pools" where
+    Docker takes its networks from; "networks" is None while Docker does not run; "foreign" are
+    other people's running containers.
     """
     state = units(["docker.service", "homeport-docker-guard.service", "nftables.service"])
     # Asking a stopped Docker would start it, by its socket.

@@ -5,6 +5,11 @@ from typing import Any, ClassVar
 
 from pyinfra.context import ctx_host, ctx_state
 
+from homeport.differs import Pair, noted
+from homeport.pending import pending
+
+# A case of what drift says: an operation, what its looks find, its arguments, the words.
+Words = tuple[Any, list[Any], dict[str, Any], list[tuple[str, str]]]
 # What pyinfra's `files.put` does besides for a new file of root's: its own business.
 AROUND_A_FILE = ("mkdir -p /", "chmod 644 /", "chown root /")
 
@@ -37,19 +42,31 @@ _STATE = SimpleNamespace(config=SimpleNamespace(DIFF=False), cwd=None)
 def yielded(operation: Any, *observed: Any, **arguments: Any) -> list[str]:
     """The commands of `operation` where its looks at the node find `observed`, one after another.
 
-    It must yield commands or say that there is nothing to do, and not both. A refusal counts as a
-    command; those after it are left out, as pyinfra does.
+    It must yield commands or say that there is nothing to do, and not both; and, unless it refuses
+    at once, say what differs when it yields commands, and only then. A refusal counts as a command;
+    those after it are left out, as pyinfra does.
     """
     host = _Host(observed)
     commands = []
-    with ctx_host.use(host), ctx_state.use(_STATE):
+    with ctx_host.use(host), ctx_state.use(_STATE), noted() as pairs:
         for command in operation._inner(**arguments):
             if not str(command).startswith(AROUND_A_FILE):
                 commands.append(str(command))
             if is_refusal(str(command)):
                 break
     assert bool(host.noops) is not bool(commands), (host.noops, commands)
+    if not commands or not is_refusal(commands[0]):
+        assert bool(pairs) is bool(commands), (pairs, commands)
     return commands
+
+
+def said(operation: Any, *observed: Any, **arguments: Any) -> list[Pair]:
+    """What a drift check says of `operation` where it finds `observed`: wanted and there."""
+    host = _Host(observed)
+    with ctx_host.use(host), ctx_state.use(_STATE):
+        found = pending(host, "its name", lambda: operation._inner(**arguments))
+    assert Pair("its name", "not so") not in found.differs
+    return list(found.differs)
 
 
 def is_refusal(command: str) -> bool:

@@ -1,11 +1,12 @@
 """Observed state of Caddy, and the difference to what is wanted. Nothing here changes a node."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from pyinfra.api import StringCommand
 
 from deploys.caddy.spec import ADMIN, CA_DIRECTORY, CONFIG, DISTRIBUTION, DROPIN, STAGED
+from homeport.differs import Pair, listed
 from homeport.observe import NodeFact
 
 Observed = Mapping[str, Any]
@@ -97,6 +98,19 @@ def file_differs(found: Mapping[str, Any] | None, sha256: str) -> bool:
     return found is None or dict(found) != {**WANTED_FILE, "sha256": sha256}
 
 
+def file_words(path: str, found: Mapping[str, Any] | None, sha256: str) -> Pair:
+    """What differs of a file of ours, where `file_differs`."""
+    wanted = {**WANTED_FILE, "sha256": sha256}
+    if found is None:
+        return Pair(f"{path}: sha256 {sha256[:12]}", "no such file")
+    unlike = [name for name in wanted if found.get(name) != wanted[name]]
+
+    def shown(attributes: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {str(attributes.get(name))[:12]}" for name in unlike)
+
+    return Pair(f"{path}: {shown(wanted)}", shown(found))
+
+
 def service_steps(observed: Observed, config_sha256: str) -> tuple[Step, ...]:
     """What to do with the unit so that it runs the configuration with `config_sha256`, in order."""
     unit = observed.get("unit", {})
@@ -121,6 +135,28 @@ def service_steps(observed: Observed, config_sha256: str) -> tuple[Step, ...]:
     return tuple(sorted(steps, key=order.index))
 
 
+def service_words(steps: tuple[Step, ...], observed: Observed) -> Iterator[Pair]:
+    """What differs of the unit and of what it runs, where `service_steps` are `steps`."""
+    unit = observed.get("unit", {})
+    active = unit.get("active") or "not there"
+    runs = "runs something else" if active == "active" else active
+    root = f"{CA_DIRECTORY}/root.crt"
+    lost = f"those of {listed(observed.get('untrusted', ()))} do not"
+    words: dict[Step, Pair] = {
+        "unmask": Pair("not masked", "masked"),
+        "daemon-reload": Pair(f"loaded with {DROPIN}", "systemd has not read that"),
+        "enable": Pair("enabled", unit.get("enabled") or "not there"),
+        "reissue": Pair(
+            f"certificates that lead to {root}",
+            lost if observed.get("root_sha256") else "no such root",
+        ),
+        "restart": Pair(f"runs {CONFIG}", runs),
+        "reload": Pair(f"runs the wanted {CONFIG}", "runs another configuration"),
+    }
+    for step in steps:
+        yield Pair(f"caddy.service: {words[step].wanted}", words[step].there)
+
+
 def unserved(steps: tuple[Step, ...], observed: Observed) -> tuple[str, str]:
     """What to say, as (cause, remedy), when Caddy still needs `steps` after they were taken."""
     untrusted = observed.get("untrusted")
@@ -134,6 +170,15 @@ def unserved(steps: tuple[Step, ...], observed: Observed) -> tuple[str, str]:
         f"Caddy was started, and still needs: {', '.join(steps)}",
         "see `journalctl -u caddy.service -n 50` and `systemctl status caddy.service`",
     )
+
+
+def removal_words(observed: Observed) -> Iterator[Pair]:
+    """What of ours is there, where there are `removal_commands`."""
+    for key, path in (("config", CONFIG), ("dropin", DROPIN)):
+        if observed.get(key):
+            yield Pair(f"{path}: no such file", "a file of ours")
+    if DROPIN in observed.get("unit", {}).get("dropins", ()):
+        yield Pair(f"caddy.service: without {DROPIN}", "loaded with it")
 
 
 def removal_commands(observed: Observed) -> tuple[str, ...]:

@@ -11,13 +11,17 @@ from deploys.caddy.facts import (
     CaddyState,
     Step,
     file_differs,
+    file_words,
     overridden,
     refusal,
     removal_commands,
+    removal_words,
     service_steps,
+    service_words,
     unserved,
 )
 from deploys.caddy.spec import CA_DIRECTORY, CONFIG, DROPIN, HOME, LEAVES, STAGED, sha256
+from homeport.differs import differs
 from homeport.refuse import refuse
 
 # As the user that serves: as root, `caddy validate` would make a CA under root's home.
@@ -58,6 +62,7 @@ def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
     if reason:
         yield refuse(*reason)
     elif file_differs(observed.get("dropin"), sha256(text)):
+        differs([file_words(DROPIN, observed.get("dropin"), sha256(text))])
         yield StringCommand(f"install -d -m 755 $(dirname {DROPIN})")
         yield FileUploadCommand(StringIO(text), DROPIN)
         yield StringCommand(f"chown 0:0 {DROPIN} && chmod 644 {DROPIN}")
@@ -68,7 +73,9 @@ def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
 @operation()
 def configure(text: str) -> Generator[PyinfraCommand, None, None]:
     """Put the Caddyfile `text` in place once Caddy itself found it valid."""
-    if file_differs(host.get_fact(CaddyState).get("config"), sha256(text)):
+    found = host.get_fact(CaddyState).get("config")
+    if file_differs(found, sha256(text)):
+        differs([file_words(CONFIG, found, sha256(text))])
         yield StringCommand("install -d -m 755 /etc/homeport")
         yield FileUploadCommand(StringIO(text), STAGED)
         yield StringCommand(PLACE)
@@ -87,6 +94,7 @@ def serve(config_sha256: str, names: tuple[str, ...]) -> Generator[PyinfraComman
         observed = host.get_fact(CaddyState, names=names)
         reason = overridden(observed)
         steps = service_steps(observed, config_sha256)
+        differs(service_words(steps, observed))
         if reason or (steps and attempt == 2):
             yield refuse(*(reason or unserved(steps, observed)))
             return
@@ -101,7 +109,10 @@ def serve(config_sha256: str, names: tuple[str, ...]) -> Generator[PyinfraComman
 @operation()
 def remove() -> Generator[PyinfraCommand, None, None]:
     """Take back the Caddyfile and the drop-in, and stop the unit that they configured."""
-    commands = removal_commands(host.get_fact(CaddyState))
+    observed = host.get_fact(CaddyState)
+    commands = removal_commands(observed)
+    if commands:
+        differs(removal_words(observed))
     for command in commands:
         yield StringCommand(command)
     if not commands:

@@ -11,17 +11,18 @@ from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.operations import files
 
-from deploys.docker import engine, guard
+from deploys.docker import engine, guard, words
 from deploys.docker.facts import DockerState
+from deploys.docker.guard import GUARD_UNIT
 from deploys.docker.spec import Docker, daemon_values
 from homeport import apt
+from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
 from homeport.targets import Sources, Target
-from homeport_node.docker import CERTIFICATES, RULES, STARTED_WITH
+from homeport_node.docker import CERTIFICATES, DAEMON_JSON, RULES, STARTED_WITH
 
 FILES = Path(__file__).resolve().parents[2] / "files/docker"
-GUARD_UNIT = "homeport-docker-guard.service"
 UNIT_FILE = f"/etc/systemd/system/{GUARD_UNIT}"
 DROP_IN = "/etc/systemd/system/docker.service.d/homeport.conf"
 NFTABLES_DROP_IN = "/etc/systemd/system/nftables.service.d/homeport.conf"
@@ -106,13 +107,15 @@ def configuration(spec: Docker, sources: Sources) -> Commands:
             f"{conflict}",
             "give Docker a private network that is used nowhere else, as docker.address_pool",
         )
-    daemon = observed.get("daemon", {"differs": ["everything"]})
+    daemon = observed.get("daemon", {"differs": [*values]})
     if daemon.get("error"):
         yield refuse(f"daemon.json cannot be merged: {daemon['error']}", "correct that file")
     write, remove = file_changes(wanted_files(sources), observed)
     rules = guard.rules(spec, guard.known(observed))
     if rules != (observed.get("guard") or {}).get("rules"):
         write[str(RULES)] = rules
+    differs(words.files(write, remove, observed))
+    differs(words.daemon_json(values, daemon))
     for path, text in write.items():
         yield from _put(path, text)
     if write.keys() & OWN_FILES.keys():
@@ -137,11 +140,7 @@ def packages() -> Commands:
             "it is tried on Debian 12 and 13, and written for Ubuntu 22.04 and 24.04",
         )
         return
-    command = apt.install_command(names, state)
-    if command is None:
-        host.noop("Docker is installed")
-        return
-    yield StringCommand(command)
+    yield from apt.install(names, state)
 
 
 @operation()
@@ -155,6 +154,7 @@ def running(spec: Docker) -> Commands:
     if (observed.get("guard") or {}).get("error"):
         yield refuse(f"nft: {observed['guard']['error']}", "the guard's rules cannot be checked")
     commands = [*guard_commands(observed), *engine.engine_commands(observed)]
+    differs(words.running(observed))
     for command in commands:
         if command == engine.RESTART and observed.get("foreign"):
             yield refuse(
@@ -168,6 +168,7 @@ def running(spec: Docker) -> Commands:
     observed = _observed(values) if commands else observed
     rules = guard.rules(spec, guard.known(observed))
     if rules != (observed.get("guard") or {}).get("rules"):
+        differs([words.rules(rules, observed)])
         yield from _put(str(RULES), rules)
         yield StringCommand(f"systemctl reload-or-restart {GUARD_UNIT}")
     elif not commands:
@@ -184,12 +185,14 @@ def removed() -> Commands:
     if not (paths or has_rules or recorded):
         host.noop("there is nothing of ours")
         return
+    doomed = [*paths, *([str(RULES)] if has_rules else [])]
+    differs(Pair(f"{path}: no such file", "a file of ours") for path in doomed)
     if recorded:
+        differs([Pair(f"{DAEMON_JSON}: nothing that Homeport set", "what it set")])
         yield act("docker", "take_back")
     if UNIT_FILE in paths:
         yield StringCommand(f"systemctl disable --now {GUARD_UNIT}")
-    doomed = [*paths, *([str(RULES)] if has_rules else []), str(STARTED_WITH)]
-    yield _remove(doomed)
+    yield _remove([*doomed, str(STARTED_WITH)])
     yield StringCommand("systemctl daemon-reload")
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from deploys.docker.spec import Docker
 
+GUARD_UNIT = "homeport-docker-guard.service"
 TEMPLATE = Path(__file__).resolve().parents[2] / "templates/docker/docker-guard.nft.j2"
 
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # what may stand in a rule
@@ -42,7 +43,7 @@ def known(observed: dict[str, Any]) -> Known:
         if not hidden_route(ipaddress.ip_network(pool), observed)
     }
     if networks is None:
-        before = _remembered((observed.get("guard") or {}).get("rules") or "")
+        before = remembered((observed.get("guard") or {}).get("rules") or "")
         return replace(before, subnets=tuple(sorted({*before.subnets, *pools})))
     mine = {network["interface"] for network in networks}
     named = {name for name in mine if not DOCKERS_OWN.fullmatch(name)}
@@ -54,7 +55,8 @@ def known(observed: dict[str, Any]) -> Known:
     )
 
 
-def _remembered(rules: str) -> Known:
+def remembered(rules: str) -> Known:
+    """What the text `rules` says that it knows."""
     match = re.search(r"^# Known: (\{.*\})$", rules, re.M)
     try:
         value = json.loads(match.group(1)) if match else {}
@@ -70,7 +72,7 @@ def rules(spec: Docker, beyond: Known) -> str:
     six = [one for one in subnets if isinstance(one, ipaddress.IPv6Network)]
     # What lies in the pool is not written down: the file stays the same as networks come and go.
     others = [one for one in four if not one.subnet_of(spec.pool)]
-    remembered = Known(
+    beside = Known(
         tuple(
             map(str, [*ipaddress.collapse_addresses(others), *ipaddress.collapse_addresses(six)])
         ),
@@ -79,7 +81,7 @@ def rules(spec: Docker, beyond: Known) -> str:
     )
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text()).render(
-        known=json.dumps(asdict(remembered), sort_keys=True),
+        known=json.dumps(asdict(beside), sort_keys=True),
         subnets4=[*map(str, ipaddress.collapse_addresses([spec.pool, *others]))],
         subnets6=[*map(str, ipaddress.collapse_addresses(six))],
         inside=beyond.inside,

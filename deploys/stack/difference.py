@@ -1,12 +1,14 @@
 """What a Compose project lacks or has too much, from its specification and the observed state."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from deploys.stack.compose import render
 from deploys.stack.spec import Service, Stack, Trial
+from homeport.differs import Pair
+from homeport_node.common import COMPOSE_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,35 @@ def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
         untried=_untried(stack, observed, stale_file),
         extra=tuple(observed["extra"]),
     )
+
+
+def image_words(images: Iterable[str]) -> Iterator[Pair]:
+    """What is said of `images` that are missing."""
+    for image in images:
+        yield Pair(f"image {image}", "not on the node")
+
+
+def service_words(todo: Difference, observed: dict[str, Any]) -> Iterator[Pair]:
+    """What differs of the containers; `waiting` apart."""
+    for name, reason in {**todo.up, **todo.recreate}.items():
+        state = observed["services"].get(name)
+        there = f"container {state['id'][:12]} {reason}" if state else reason
+        what = COMPOSE_FILE if name == "compose.yaml" else f"service {name}"
+        yield Pair(f"{what}: as the inventory says", there)
+    for container in todo.extra:
+        yield Pair(f"no container of {container['name']}", f"container {container['id'][:12]}")
+
+
+def unit_words(unit: dict[str, Any], name: str, dropin: str) -> Iterator[Pair]:
+    """What differs where `unit_steps` says something about the unit `name`."""
+    if unit.get("LoadState") != "loaded" or unit.get("NeedDaemonReload") != "no":
+        there = unit.get("LoadState") or "not known"
+        stale = "an older one is loaded"
+        yield Pair(f"{name}: loaded as on the disk", stale if there == "loaded" else there)
+    if not unit.get("docker_knows"):
+        yield Pair(f"docker.service: with {dropin}", "systemd has not read that")
+    if unit.get("UnitFileState") != "enabled":
+        yield Pair(f"{name}: enabled", unit.get("UnitFileState") or "not there")
 
 
 def stray_files(stack: Stack | None, observed: dict[str, Any]) -> list[str]:

@@ -7,9 +7,18 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
-from deploys.stack.difference import Difference, difference, stray_files, unit_steps
+from deploys.stack.difference import (
+    Difference,
+    difference,
+    image_words,
+    service_words,
+    stray_files,
+    unit_steps,
+    unit_words,
+)
 from deploys.stack.facts import StackState, arguments
 from deploys.stack.spec import Stack
+from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
 from homeport_node.common import STACK, STACK_UNIT
@@ -30,6 +39,7 @@ def fetch(stack: Stack) -> Generator[StringCommand, None, None]:
     observed = _observe(stack)
     refused = difference(stack, observed).refused
     missing = [name for name, image in observed.get("images", {}).items() if not image]
+    differs(image_words(missing))
     # What forbids the work is said before gigabytes are fetched.
     if refused:
         yield refuse(*refused)
@@ -56,6 +66,8 @@ def provide(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringComman
     if not (todo.pull or trials):
         host.noop("the services have what they need")
         return
+    differs(image_words(todo.pull))
+    differs(Pair(f"service {one.name}: tried as wanted", "not tried yet") for one, _ in trials)
     if todo.pull:
         yield act("stack_actions", "pull", images=list(todo.pull))
     for service, trial in trials:
@@ -79,6 +91,7 @@ def converge(stack: Stack) -> Generator[StringCommand, None, None]:
     elif observed.get("hash_error"):
         yield refuse(f"Compose refuses the file: {observed['hash_error']}", "report this")
     elif todo.up or todo.recreate or todo.extra:
+        differs(service_words(todo, observed))
         yield from _start(stack, todo)
     else:
         host.noop("every service is started as wanted")
@@ -96,10 +109,14 @@ def _start(stack: Stack, todo: Difference) -> Iterator[StringCommand]:
 @operation()
 def ready(stack: Stack) -> Generator[StringCommand, None, None]:
     """Every service works; one that was just started is waited for."""
-    todo = difference(stack, _observe(stack))
+    observed = _observe(stack)
+    todo = difference(stack, observed)
     if todo.refused:
         yield refuse(*todo.refused)
     elif todo:
+        differs(image_words(todo.pull))
+        differs(service_words(todo, observed))
+        differs(Pair(f"service {name}: healthy", "starting") for name in todo.waiting)
         deadlines = {service.name: service.start_timeout for service in stack.services}
         yield act("stack_actions", "wait", project=stack.project, services=deadlines)
     else:
@@ -109,7 +126,9 @@ def ready(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd knows the unit as it is on disk, and starts it at boot."""
-    steps = unit_steps(_observe(stack, "unit").get("unit", {}))
+    unit = _observe(stack, "unit").get("unit", {})
+    steps = unit_steps(unit)
+    differs(unit_words(unit, UNIT, DROPIN))
     for step in steps:
         name = () if step == "daemon-reload" else (UNIT,)
         yield StringCommand("systemctl", step, *name)
@@ -120,9 +139,11 @@ def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def active(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd has the unit started: it stops the services in order when the node goes down."""
-    if _observe(stack, "unit").get("unit", {}).get("ActiveState") == "active":
+    state = _observe(stack, "unit").get("unit", {}).get("ActiveState")
+    if state == "active":
         host.noop(f"{UNIT} is active")
     else:
+        differs([Pair(f"{UNIT}: active", state or "not there")])
         yield StringCommand("systemctl", "start", UNIT)
 
 
@@ -130,6 +151,7 @@ def active(stack: Stack) -> Generator[StringCommand, None, None]:
 def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
     """No file lies below files/ that no service mounts."""
     stray = stray_files(stack, _observe(stack, "files"))
+    differs(Pair(f"{path}: no such file", "a file that no service mounts") for path in stray)
     if stray:
         yield act("stack_actions", "remove_files", paths=stray)
     else:
@@ -148,17 +170,23 @@ def remove() -> Generator[StringCommand, None, None]:
             "take it down, or give that project another name",
         )
         return
-    there = False
-    if observed.get("unit", {}).get("LoadState") == "loaded":
-        there = True
+    loaded = observed.get("unit", {}).get("LoadState") == "loaded"
+    project = observed["project"] if observed.get("docker") and observed.get("project") else ""
+    has_files = bool(observed.get("compose_file") or observed.get("files"))
+    if not (loaded or project or has_files):
+        host.noop("there is no stack")
+        return
+    if loaded:
+        differs([Pair(f"{UNIT}: no such unit", "loaded")])
+    if project:
+        differs([Pair(f"no Compose project {project}", "its file is there")])
+    if has_files:
+        differs([Pair(f"{STACK}: no such directory", "there are files of ours")])
+    if loaded:
         yield StringCommand("systemctl", "disable", "--now", UNIT)
         yield StringCommand("rm", "-f", UNIT_FILE, DROPIN)
         yield StringCommand("systemctl", "daemon-reload")
-    if observed.get("project") and observed.get("docker"):
-        there = True
-        yield act("stack_actions", "down", project=observed["project"])
-    if observed.get("compose_file") or observed.get("files"):
-        there = True
+    if project:
+        yield act("stack_actions", "down", project=project)
+    if has_files:
         yield StringCommand("rm", "-rf", STACK)
-    if not there:
-        host.noop("there is no stack")

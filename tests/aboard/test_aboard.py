@@ -18,7 +18,7 @@ from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import aboard as node
 from homeport_node.cli import main
-from tests.operations import is_refusal, yielded
+from tests.operations import Words, is_refusal, yielded
 
 NEW, OLD = "0.1.0-py3.13-bbbb", "0.1.0-py3.13-aaaa"
 
@@ -164,3 +164,35 @@ def test_a_wrong_command_line_is_answered_with_what_is_known(
 ) -> None:
     assert main(arguments) == 2
     assert "aboard seal" in capsys.readouterr().err
+
+
+# What drift says --------------------------------------------------------------------------------
+
+HERE = {"prefix": "0.1.0", "sources": Sources()}
+WORDS: list[Words] = [
+    (
+        aboard.install,
+        [{"python": "3.13", "current": OLD, "versions": {OLD: True, installed(): False}}],
+        HERE,
+        [
+            (f"/opt/homeport/{installed()}: whole, as installed", "changed since"),
+            (f"/opt/homeport/current: leads to {installed()}", f"leads to {OLD}"),
+            (f"/opt/homeport/{OLD}: no such directory", "another version"),
+        ],
+    ),
+    (
+        aboard.install,
+        [{"python": "3.13", "current": None, "versions": {}}],
+        HERE,
+        [
+            (f"/opt/homeport/{installed()}: whole, as installed", "no such version"),
+            (f"/opt/homeport/current: leads to {installed()}", "no such link"),
+        ],
+    ),
+    (
+        aboard.remove,
+        [{"python": "3.13", "current": OLD, "versions": {OLD: True}}],
+        {},
+        [("/opt/homeport: no such directory", f"versions: {OLD}")],
+    ),
+]

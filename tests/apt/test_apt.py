@@ -12,7 +12,7 @@ from homeport.apt import (
 )
 from homeport.spec import SpecError
 from homeport_node.apt import installed_versions
-from tests.operations import yielded
+from tests.operations import Words, yielded
 
 FRESH = {"installed": {"curl": "8.14"}, "lists_age": 60.0}
 
@@ -92,3 +92,11 @@ def test_what_is_no_package_name(name: str) -> None:
 def test_the_operation() -> None:
     assert yielded(packages, FRESH, wanted=["curl"]) == []
     assert yielded(packages, FRESH, wanted=["jq", "curl"]) == [install_command(["jq"], FRESH)]
+
+
+# What drift says --------------------------------------------------------------------------------
+
+WORDS: list[Words] = [
+    (packages, [FRESH], {"wanted": ["curl"]}, []),
+    (packages, [FRESH], {"wanted": ["jq", "curl", "bc"]}, [("packages: bc, jq", "not installed")]),
+]

@@ -18,7 +18,7 @@ from deploys.base import (
 )
 from homeport.spec import SpecError
 from homeport_node.base import fingerprints
-from tests.operations import is_refusal, yielded
+from tests.operations import Words, is_refusal, yielded
 
 # Not certificates: what is done with them never looks inside.
 ONE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -218,3 +218,61 @@ def test_a_clock_keeper_that_is_wanted_gets_no_rival() -> None:
     (command,) = yielded(base_packages, {}, spec=Base(packages=("chrony",)))
     assert "chrony" in command
     assert "systemd-timesyncd" not in command
+
+
+# What drift says --------------------------------------------------------------------------------
+
+CA, OTHER_CA = (f"homeport-{fingerprints(pem)[0][:16]}" for pem in (ONE, TWO))
+LOCAL = "/usr/local/share/ca-certificates"
+WORDS: list[Words] = [
+    (
+        base_packages,
+        [{**INSTALLED, "installed": {"chrony": "4"}}],
+        {"spec": Base()},
+        [
+            (
+                "packages: ca-certificates, curl, iproute2, python3, python3-venv, tzdata",
+                "not installed",
+            )
+        ],
+    ),
+    (
+        clock,
+        [{**AS_WANTED, "timezone": "Asia/Tokyo", "etc_timezone": "Asia/Tokyo"}],
+        {"spec": SPEC},
+        [
+            ("/etc/localtime: time zone Etc/UTC", "Asia/Tokyo"),
+            ("/etc/timezone: time zone Etc/UTC", "Asia/Tokyo"),
+        ],
+    ),
+    (
+        clock,
+        [{**AS_WANTED, "units": {"chrony.service": {"enabled": "masked", "active": "inactive"}}}],
+        {"spec": SPEC},
+        [("chrony.service: enabled, active", "masked, inactive")],
+    ),
+    (
+        clock,
+        [{**AS_WANTED, "units": {}}],
+        {"spec": SPEC},
+        [("systemd-timesyncd.service: enabled, active", "not installed")],
+    ),
+    (
+        trusted_certificates,
+        [AS_WANTED],
+        {"spec": SPEC, "texts": (TWO,)},
+        [
+            (f"{LOCAL}/{OTHER_CA}.crt: a CA of the targets", "no such file"),
+            (f"{LOCAL}/{CA}.crt: no such file", "a CA that no target names"),
+        ],
+    ),
+    (
+        trusted_certificates,
+        [{**AS_WANTED, "certificates": {**_trusting(FIRST), "links": [], "bundle": []}}],
+        {"spec": SPEC, "texts": (ONE,)},
+        [
+            (f"/etc/ssl/certs: links of ours: {CA}", "none"),
+            (f"/etc/ssl/certs/ca-certificates.crt: the CA {CA[9:]}", "not in it"),
+        ],
+    ),
+]

@@ -19,7 +19,7 @@ from homeport.observe import program
 from homeport.spec import SpecError
 from homeport_node import caddy as aboard
 from homeport_node.common import Ran
-from tests.operations import yielded
+from tests.operations import Words, yielded
 
 UI = Site(name="iona.example.org", to="open_webui")
 API = Site(name="iona-api.example.org", to="llama_server")
@@ -359,3 +359,81 @@ def test_a_container_that_holds_a_port_is_named(monkeypatch: pytest.MonkeyPatch)
     found = aboard.foreign_listeners(0)
     assert found == [{**PROXY, "container": "web"}]
     assert "docker.service" not in ": ".join(refusal(but(foreign=found)) or ())
+
+
+# What drift says --------------------------------------------------------------------------------
+
+SERVED = {"config_sha256": SHA, "names": SPEC.names}
+ROOT_CRT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+WORDS: list[Words] = [
+    (
+        operations.take_over,
+        [BARE],
+        {"text": dropin()},
+        [(f"{DROPIN}: sha256 {sha256(dropin())[:12]}", "no such file")],
+    ),
+    (
+        operations.take_over,
+        [but(foreign=[NGINX])],
+        {"text": dropin()},
+        [("its name", "port 80 is taken by nginx (pid 7, nginx.service), and Caddy needs it")],
+    ),
+    (
+        operations.configure,
+        [but(config={**FILE, "mode": "666", "sha256": "f" * 64})],
+        {"text": TEXT},
+        [(f"{CONFIG}: mode 644, sha256 {SHA[:12]}", "mode 666, sha256 ffffffffffff")],
+    ),
+    (
+        operations.serve,
+        [but(unit={"load": "masked", "enabled": "masked", "active": "inactive"})],
+        SERVED,
+        [
+            ("caddy.service: not masked", "masked"),
+            ("caddy.service: enabled", "masked"),
+            (f"caddy.service: runs {CONFIG}", "inactive"),
+        ],
+    ),
+    (
+        operations.serve,
+        [but(unit={"command": ["caddy", "run", "--config", "/tmp/x"]})],
+        SERVED,
+        [(f"caddy.service: runs {CONFIG}", "runs something else")],
+    ),
+    (
+        operations.serve,
+        [but(current=False, unit={"need_reload": True})],
+        SERVED,
+        [
+            (f"caddy.service: loaded with {DROPIN}", "systemd has not read that"),
+            (f"caddy.service: runs the wanted {CONFIG}", "runs another configuration"),
+        ],
+    ),
+    (
+        operations.serve,
+        [but(untrusted=[UI.name])],
+        SERVED,
+        [
+            (
+                f"caddy.service: certificates that lead to {ROOT_CRT}",
+                "those of iona.example.org do not",
+            )
+        ],
+    ),
+    (
+        operations.serve,
+        [but(root_sha256="")],
+        SERVED,
+        [(f"caddy.service: certificates that lead to {ROOT_CRT}", "no such root")],
+    ),
+    (
+        operations.remove,
+        [GOOD],
+        {},
+        [
+            (f"{CONFIG}: no such file", "a file of ours"),
+            (f"{DROPIN}: no such file", "a file of ours"),
+            (f"caddy.service: without {DROPIN}", "loaded with it"),
+        ],
+    ),
+]

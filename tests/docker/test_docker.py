@@ -9,20 +9,20 @@ import pytest
 
 from deploys.docker import Docker, deploy
 from deploys.docker.deploy import (
-    GUARD_UNIT,
     OWN_FILES,
+    UNIT_FILE,
     file_changes,
     guard_commands,
     wanted_files,
 )
 from deploys.docker.engine import engine_commands, packages
-from deploys.docker.guard import Known, known, pool_conflict, rules
+from deploys.docker.guard import GUARD_UNIT, Known, known, pool_conflict, rules
 from deploys.docker.spec import daemon_values
 from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
 from homeport_node.common import Ran
-from tests.operations import is_refusal, yielded
+from tests.operations import Words, is_refusal, yielded
 
 SPEC = Docker()
 WANTED = daemon_values(SPEC)
@@ -609,3 +609,117 @@ def test_the_guard_is_in_force_before_a_restart_is_refused() -> None:
     first, second = yielded(deploy.running, opened, spec=SPEC)
     assert first == f"systemctl reload-or-restart {GUARD_UNIT}"
     assert is_refusal(second)
+
+
+# What drift says --------------------------------------------------------------------------------
+
+JSON = "/etc/docker/daemon.json"
+GUARD_RULES = "/etc/homeport/docker-guard.nft"
+ELSEWHERE = rules(SPEC, Known(subnets=("172.30.0.0/24",)))
+OURS_ELSE = {"differs": ["bip", "log-opts"], "there": {"bip": "not set", "log-opts": "x"}}
+STOPPED = {"enabled": False, "active": False, "stale": True, "masked": True}
+WORDS: list[Words] = [
+    (
+        deploy.configuration,
+        [_but(files={UNIT_FILE: "0" * 64}, certificates={"/x.crt": "1"}, guard={"rules": None})],
+        CONFIGURATION,
+        [
+            (f"{UNIT_FILE}: sha256 {AS_WANTED['files'][UNIT_FILE][:12]}", "sha256 000000000000"),
+            (f"{GUARD_RULES}: the guard's rules", "no such file"),
+            ("/x.crt: no such file", "a file of ours"),
+        ],
+    ),
+    (
+        deploy.configuration,
+        [_but(guard={"rules": ELSEWHERE}, daemon=OURS_ELSE)],
+        CONFIGURATION,
+        [
+            (f"{GUARD_RULES}: networks beside the pool: none", "172.30.0.0/24"),
+            (f'{JSON}: bip "10.213.0.1/24"', "not set"),
+            (f'{JSON}: log-opts {{"max-size": "10m", "max-file": "3"}}', "x"),
+        ],
+    ),
+    (
+        deploy.configuration,
+        [_but(daemon={"differs": ["record"]})],
+        CONFIGURATION,
+        [(f"/var/lib/homeport/docker.json: what Homeport set in {JSON}", "something else")],
+    ),
+    (
+        deploy.packages,
+        [{**INSTALLED, "installed": {"nftables": "1"}}, AS_WANTED],
+        {},
+        [("packages: docker-cli, docker-compose, docker.io", "not installed")],
+    ),
+    (
+        deploy.running,
+        [_but(units={"docker.service": STOPPED, GUARD_UNIT: {**GOOD, "enabled": False}})],
+        {"spec": SPEC},
+        [
+            (f"{GUARD_UNIT}: enabled", "not enabled"),
+            ("docker.service: loaded as on the disk", "an older one is loaded"),
+            ("docker.service: not masked", "masked"),
+            ("docker.service: enabled", "not enabled"),
+            ("docker.service: active", "not active"),
+        ],
+    ),
+    (
+        deploy.running,
+        [_but(guard={"same": False}), AS_WANTED],
+        {"spec": SPEC},
+        [(f"the kernel's rules: those of {GUARD_RULES}", "others, or none")],
+    ),
+    # A network that somebody made, with a subnet of its own.
+    (
+        deploy.running,
+        [_but(networks=[_network("docker0", "172.30.0.0/24")])],
+        {"spec": SPEC},
+        [(f"{GUARD_RULES}: networks beside the pool: 172.30.0.0/24", "none")],
+    ),
+    (
+        deploy.running,
+        [RESTART_DUE],
+        {"spec": SPEC},
+        [
+            (
+                "its name",
+                f"Docker must be restarted for bip, log-driver in daemon.json, and that stops "
+                f"containers that are not Homeport's: {AS_WANTED['foreign'][0]}",
+            ),
+            (
+                f"docker.service: runs with bip, log-driver of {JSON}",
+                "runs with other values",
+            ),
+        ],
+    ),
+    (
+        deploy.removed,
+        [_but(files={})],
+        {},
+        [
+            *[(f"{path}: no such file", "a file of ours") for path in OWN_FILES],
+            (f"{GUARD_RULES}: no such file", "a file of ours"),
+            (f"{JSON}: nothing that Homeport set", "what it set"),
+        ],
+    ),
+]
+
+
+def test_of_daemon_json_only_what_cannot_be_secret_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aboard, "DAEMON_JSON", tmp_path / "daemon.json")
+    monkeypatch.setattr(aboard, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(aboard, "STARTED_WITH", tmp_path / "started.json")
+    aboard.replace(aboard.RECORD, {"ours": WANTED})
+    options = {"splunk-token": "hush", "max-size": "50m"}
+    theirs = {"bip": "10.0.0.1/24", "log-opts": options, "proxies": "hush"}
+    aboard.replace(aboard.DAEMON_JSON, {**WANTED, **theirs})
+    there = aboard.daemon(WANTED)["there"]
+    assert there == {
+        "bip": '"10.0.0.1/24"',
+        "features/cdi": "not set",
+        "log-opts": '{"max-size": "50m"}, and others',
+    }
+    aboard.replace(aboard.DAEMON_JSON, {**WANTED, "log-opts": "hush"})
+    assert aboard.daemon(WANTED)["there"]["log-opts"] == "another value"

@@ -12,7 +12,7 @@ from homeport.lock import LockedFile
 from homeport.observe import program
 from homeport.pins import HubRepo
 from homeport.spec import SpecError
-from tests.operations import is_refusal, yielded
+from tests.operations import Words, is_refusal, said, yielded
 
 A, B = "a" * 40, "b" * 40
 REPO = HubRepo(repo="owner/gemma", patterns=("*Q4_0.gguf", "mmproj.gguf"))
@@ -114,54 +114,63 @@ def test_a_pattern_that_names_a_folder_matches_what_is_in_it() -> None:
     [
         (observed(), LOCKED, []),
         (observed(), REPO, []),  # without a lock: the commit that is there is kept
-        (observed(models={}, links={}), REPO, ["gemma: main is not downloaded"]),
-        (observed(models={}, links={}), LOCKED, [f"gemma: {A} is not downloaded"]),
+        (observed(models={}, links={}), REPO, [("gemma/main: downloaded", "not downloaded")]),
+        (observed(models={}, links={}), LOCKED, [(f"gemma/{A}: downloaded", "not downloaded")]),
         (
             observed(),
             dataclasses.replace(LOCKED, commit=B),
-            [f"gemma: {B} is not downloaded"],
+            [(f"gemma/{B}: downloaded", "not downloaded")],
         ),
         (
             observed(faults={"mmproj.gguf": "missing"}),
             LOCKED,
-            ["gemma/mmproj.gguf: missing"],
+            [(f"gemma/{A}/mmproj.gguf: whole, as verified", "missing")],
         ),
         (
             observed(),
             dataclasses.replace(
                 LOCKED, files=(LOCKED.files[0], dataclasses.replace(LOCKED.files[1], size=6))
             ),
-            ["gemma: the files differ from the lock"],
+            [(f"gemma/{A}: the files that the lock names", "other files")],
         ),
         (
             observed(),
             dataclasses.replace(REPO, patterns=("*.gguf",)),
-            ["gemma: other patterns are asked for"],
+            [(f"gemma/{A}: files like *.gguf", "*Q4_0.gguf, mmproj.gguf")],
         ),
         (
             observed(),
             dataclasses.replace(REPO, revision="v2"),
-            ["gemma: v2 is not downloaded"],
+            [("gemma/v2: downloaded", "not downloaded")],
         ),
         (
             observed(links={"mmproj.gguf": f"gemma/{A}/mmproj.gguf"}),
             LOCKED,
-            [f"model.gguf: leads to nothing, not to gemma/{A}/x-Q4_0.gguf"],
+            [(f"model.gguf: leads to gemma/{A}/x-Q4_0.gguf", "no such link")],
         ),
         (
             observed(links={**WHOLE["links"], "model.gguf": f"gemma/{B}/x-Q4_0.gguf"}),
             LOCKED,
-            [f"model.gguf: leads to gemma/{B}/x-Q4_0.gguf, not to gemma/{A}/x-Q4_0.gguf"],
+            [
+                (
+                    f"model.gguf: leads to gemma/{A}/x-Q4_0.gguf",
+                    f"leads to gemma/{B}/x-Q4_0.gguf",
+                )
+            ],
         ),
         (
             observed(links={**WHOLE["links"], "old.gguf": f"gemma/{A}/x-Q4_0.gguf"}),
             LOCKED,
-            ["old.gguf: is no longer wanted"],
+            [("old.gguf: no such link", f"leads to gemma/{A}/x-Q4_0.gguf")],
         ),
     ],
 )
-def test_difference(state: dict[str, Any], source: HubRepo, expected: list[str]) -> None:
-    assert difference(spec(source), state) == expected
+def test_difference(
+    state: dict[str, Any], source: HubRepo, expected: list[tuple[str, str]]
+) -> None:
+    whole = [(f"/srv/homeport/models/{wanted}", there) for wanted, there in expected]
+    assert difference(spec(source), state) == whole
+    assert said(hf_models.sync, state, spec=spec(source)) == whole
     done = yielded(hf_models.sync, state, spec=spec(source))
     assert len(done) == bool(expected)
     if expected:
@@ -227,3 +236,34 @@ def test_the_document_is_the_same_for_the_same_spec_and_holds_no_secret() -> Non
 def test_the_fact_runs_where_nothing_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     exec(program("hf_models", {"directory": "/nonexistent", "wanted": ["model.gguf"]}), {})
     assert '"models": {}' in capsys.readouterr().out
+
+
+# What drift says --------------------------------------------------------------------------------
+
+MODELS = "/srv/homeport/models"
+WORDS: list[Words] = [
+    (
+        hf_models.sync,
+        [observed(faults={"x-Q4_0.gguf": "3 bytes instead of 7"})],
+        {"spec": spec()},
+        [(f"{MODELS}/gemma/{A}/x-Q4_0.gguf: whole, as verified", "3 bytes instead of 7")],
+    ),
+    (
+        hf_models.sync,
+        [observed(taken=["model.gguf"])],
+        {"spec": spec()},
+        [("its name", f"{MODELS}/model.gguf is in the way: it is no link")],
+    ),
+    (
+        hf_models.unlink_elsewhere,
+        [observed(elsewhere={"/old": ["model.gguf"]})],
+        {"spec": None},
+        [("/old/model.gguf: no such link", "a link of ours")],
+    ),
+    (
+        hf_models.remove_spare,
+        [observed(models={"gemma": {A: ENTRY, B: ENTRY}})],
+        {"spec": spec()},
+        [(f"{MODELS}/gemma/{B}: no such directory", "a commit that nothing needs")],
+    ),
+]

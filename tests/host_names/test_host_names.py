@@ -17,7 +17,7 @@ from deploys.host_names import (
     write_command,
 )
 from homeport.spec import SpecError
-from tests.operations import is_refusal, yielded
+from tests.operations import Words, is_refusal, yielded
 
 FOREIGN = "127.0.0.1\tlocalhost\n# a remark\n192.0.2.7 printer printer.example\n"
 ONE = HostNames(names=("a.example",))
@@ -117,3 +117,22 @@ def test_a_name_that_is_elsewhere_is_refused() -> None:
     (refusal,) = yielded(hosts_file, {"hosts": "192.0.2.7 a.example\n"}, spec=ONE)
     assert is_refusal(refusal)
     assert "line 1 of /etc/hosts: 192.0.2.7 a.example" in refusal
+
+
+# What drift says --------------------------------------------------------------------------------
+
+BLOCKS = "/etc/hosts, Homeport's block: "
+WORDS: list[Words] = [
+    (hosts_file, [{"hosts": text}], {"spec": spec}, [(BLOCKS + wanted, there)])
+    for text, spec, wanted, there in [
+        (FOREIGN, ONE, "127.0.0.1 a.example", "no such line"),
+        (
+            FOREIGN + BLOCK.replace("a.example", "old"),
+            ONE,
+            "127.0.0.1 a.example",
+            "127.0.0.1 old",
+        ),
+        (FOREIGN + BLOCK, None, "no other line", "127.0.0.1 a.example"),
+        (BLOCK + FOREIGN + BLOCK, ONE, "once and whole, or none", "torn, empty, or there twice"),
+    ]
+]

@@ -1,5 +1,7 @@
 """Hotspot: what is refused, what is written, and when the profile is taken down and up."""
 
+import dataclasses
+import hashlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from deploys.hotspot import (
 from homeport.pins import Radio
 from homeport.spec import SpecError
 from homeport_node import hotspot as aboard
-from tests.operations import is_refusal, yielded
+from tests.operations import Words, is_refusal, yielded
 
 RADIO = Radio(handle="hotspot", mac="02:00:00:00:00:01")
 SPEC = Hotspot(radio=RADIO, ssid="MoonshotBridge")
@@ -255,3 +257,65 @@ def test_a_node_without_the_radio_is_refused() -> None:
     (refusal,) = yielded(configuration, {**BARE, "interface": ""}, spec=SPEC, names=NAMES)
     assert is_refusal(refusal)
     assert RADIO.mac in refusal
+
+
+# What drift says --------------------------------------------------------------------------------
+
+HERE = {"spec": SPEC, "names": NAMES}
+NAMES_HASH = hashlib.sha256(names_text(SPEC, NAMES).encode()).hexdigest()[:12]
+WORDS: list[Words] = [
+    (
+        configuration,
+        [{**AS_WANTED, "files": {**AS_WANTED["files"], NAMES_FILE: "x", COUNTRY_FILE: "y"}}],
+        HERE,
+        [
+            (f"{NAMES_FILE}: sha256 {NAMES_HASH}", "sha256 2d711642b726"),
+            (f"{COUNTRY_FILE}: no such file", "a file of ours"),
+        ],
+    ),
+    (
+        running,
+        [BARE],
+        {"spec": dataclasses.replace(SPEC, country="DE"), "names": NAMES},
+        [
+            (f"{aboard.PROFILE}: as the inventory says, for root alone", "no such file"),
+            ("NetworkManager.service: enabled, active", "neither"),
+            ("regulatory domain DE", "not known"),
+            (
+                f"homeport-hotspot: answers names as {NAMES_FILE} says",
+                "answers others, or none",
+            ),
+        ],
+    ),
+    # A profile that was edited may hold the passphrase where it should: no hash of it.
+    (
+        running,
+        [{**AS_WANTED, "profile": {"present": True, "same": False}, "enabled": False}],
+        HERE,
+        [
+            (
+                f"{aboard.PROFILE}: as the inventory says, for root alone",
+                "another content, mode or owner",
+            ),
+            ("NetworkManager.service: enabled, active", "active"),
+        ],
+    ),
+    (
+        running,
+        [{**AS_WANTED, "applied": "older", "wifi_off": True}],
+        HERE,
+        [
+            ("Wi-Fi on", "off"),
+            ("homeport-hotspot: runs as its profile on the disk", "runs otherwise, or not"),
+        ],
+    ),
+    (
+        removed,
+        [{**AS_WANTED, "files": {NAMES_FILE: "x"}}],
+        {},
+        [
+            (f"{NAMES_FILE}: no such file", "a file of ours"),
+            (f"{aboard.PROFILE}: no such file", "a file of ours"),
+        ],
+    ),
+]

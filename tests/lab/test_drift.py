@@ -32,24 +32,47 @@ finally:
     print("commands:", len(sent))
 """
 
-# What somebody did to the node, and the capability that must be named.
+# What somebody did to the node, the capability that must be named, and parts of what must be said
+# to be wanted and to be there.
+START = "/etc/homeport/stack/files/open-webui/start.sh"
 DRIFTS = {
-    "a mounted file's mode": ("chmod 600 /etc/homeport/stack/files/open-webui/start.sh", "stack"),
+    "a mounted file's mode": (f"chmod 600 {START}", "stack", f"{START}: mode 644", "mode 600"),
     "a hosts entry removed": (
         "grep -v iona-api /etc/hosts >/tmp/hosts; cat /tmp/hosts >/etc/hosts",
         "host_names",
+        "/etc/hosts, Homeport's block: 127.0.0.1 iona-api",
+        "no such line",
     ),
-    "the Caddyfile edited": ("echo '# mine' >>/etc/homeport/Caddyfile", "caddy"),
+    "the Caddyfile edited": (
+        "echo '# mine' >>/etc/homeport/Caddyfile",
+        "caddy",
+        "/etc/homeport/Caddyfile: sha256 ",
+        "sha256 ",
+    ),
     "a key made world-readable": (
         "chmod 644 /etc/homeport/secrets/llama_server.api_key",
         "secrets",
+        "secret llama_server.api_key: mode 600",
+        "mode 644",
     ),
     "a model truncated": (
         "truncate -s 100 $(readlink -f /srv/homeport/models/model.gguf)",
         "hf_models",
+        ".gguf: whole, as verified",
+        "100 bytes instead of ",
     ),
-    "a container stopped": ("docker stop -t 1 $(docker ps -qf name=open-webui)", "stack"),
-    "a unit of ours deleted": ("rm /etc/systemd/system/homeport-docker-guard.service", "docker"),
+    "a container stopped": (
+        "docker stop -t 1 $(docker ps -qf name=open-webui)",
+        "stack",
+        "service open-webui: as the inventory says",
+        " does not run (exited, exit status ",
+    ),
+    "a unit of ours deleted": (
+        "rm /etc/systemd/system/homeport-docker-guard.service",
+        "docker",
+        "/etc/systemd/system/homeport-docker-guard.service: sha256 ",
+        "no such file",
+    ),
 }
 
 
@@ -111,6 +134,18 @@ def named(found: Any) -> set[str]:
     return {one["capability"] for host in found["hosts"] for one in host["drift"]}
 
 
+def assert_told(found: Any, name: str) -> None:
+    """The injected drift `name` is told by its capability: what is wanted, and what is there."""
+    _, capability, wanted, there = DRIFTS[name]
+    entries = [one for host in found["hosts"] for one in host["drift"]]
+    told = [pair for one in entries if one["capability"] == capability for pair in one["differs"]]
+    assert any(wanted in pair["wanted"] and there in pair["there"] for pair in told), (name, told)
+    for one in entries:
+        # "not so" is what is said of an operation of which nothing is known.
+        assert one["differs"], one
+        assert all(pair["wanted"] and pair["there"] != "not so" for pair in one["differs"]), one
+
+
 def test_the_plan_is_the_same_on_a_half_converged_node(iona: Stage) -> None:
     with (iona.directory / "half.log").open("w+") as log:
         run = subprocess.Popen(
@@ -139,7 +174,8 @@ def test_the_plan_is_the_same_on_a_half_converged_node(iona: Stage) -> None:
 def test_five_runs_find_a_drift_when_it_is_there(iona: Stage) -> None:
     converge(iona, quiet=True)
     assert assert_same_plan(iona) == []
-    inject, capability = DRIFTS["a hosts entry removed"]
+    name = "a hosts entry removed"
+    inject, capability, _, _ = DRIFTS[name]
     statuses = []
     for number in range(1, 6):
         if number == 3:
@@ -148,6 +184,8 @@ def test_five_runs_find_a_drift_when_it_is_there(iona: Stage) -> None:
         statuses.append(status)
         assert commands == 1
         assert named(found) == (set() if number < 3 else {capability})
+        if number >= 3:
+            assert_told(found, name)
     assert statuses == [0, 0, 2, 2, 2]
 
 
@@ -171,7 +209,7 @@ def test_a_watch_tells_of_a_drift_and_of_its_end(iona: Stage) -> None:
         try:
             wait_for(lambda: "checking" in Path(log.name).read_text(), run)
             time.sleep(5)  # the first check finds nothing, and says nothing
-            inject, capability = DRIFTS["a hosts entry removed"]
+            inject, capability, _, _ = DRIFTS["a hosts entry removed"]
             iona.machine.succeed(inject)
             wait_for(lambda: len(hook.got) == 1, run)
             iona.machine.succeed("cat /root/hosts >/etc/hosts; rm /root/hosts")
@@ -198,13 +236,15 @@ def wait_for(true: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
 
 
 def test_drifts_are_named_by_capability_and_the_plan_is_the_same(iona: Stage) -> None:
-    for inject, _ in DRIFTS.values():
+    for inject, _, _, _ in DRIFTS.values():
         iona.machine.succeed(inject)
     # Nobody can be the administrator of a web UI that does not run.
-    expected = {capability for _, capability in DRIFTS.values()} | {"open_webui"}
+    expected = {capability for _, capability, _, _ in DRIFTS.values()} | {"open_webui"}
     status, found, _ = drift(iona, PYINFRA_YES="1")
     assert status == 2
     assert named(found) == expected
+    for name in DRIFTS:
+        assert_told(found, name)
     assert find_leaks(secrets(iona), {"drift --json": json.dumps(found)}) == []
     assert assert_same_plan(iona) != []
 

@@ -187,7 +187,11 @@ def test_breaks_are_found_and_healed(iona: Iona, row: list[Break]) -> None:
     for one in row:
         iona.machine.fail(one.mended)
     found = set(iona.pending())
-    named = {one["operation"]: one["capability"] for one in iona.drift()}
+    told = iona.drift()
+    named = {one["operation"]: one["capability"] for one in told}
+    # "not so" is what is said of an operation of which nothing is known.
+    assert all(one["differs"] for one in told)
+    assert "not so" not in [pair["there"] for one in told for pair in one["differs"]]
     assert set(named) == found
     for one in row:
         assert named.get(one.by) == one.capability, one.name

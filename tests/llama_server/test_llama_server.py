@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from deploys.llama_server import API_KEY, LlamaServer, command, missing, service
+from deploys.llama_server import API_KEY, LlamaServer, command, missing, preflight, service
 from homeport.pins import Gpu, Image
 from homeport.spec import SpecError
+from tests.operations import Words
 
 LEFT = Gpu(handle="left", uuid="GPU-aaaa")
 RIGHT = Gpu(handle="right", uuid="GPU-bbbb")
@@ -163,3 +164,23 @@ def test_the_proof_that_it_computes_there_needs_cuda() -> None:
 def test_a_bare_node_is_refused_and_no_gpu_needs_none() -> None:
     assert missing(SPEC.gpus, {}) is not None
     assert missing((), {}) is None
+
+
+# What drift says --------------------------------------------------------------------------------
+
+GPUS = {"gpus": SPEC.gpus}
+WORDS: list[Words] = [
+    (preflight, [{"gpus": ["GPU-aaaa", "GPU-bbbb"], "hook": "x", "cdi": False}], GPUS, []),
+    (
+        preflight,
+        [{"gpus": ["GPU-aaaa"]}],
+        GPUS,
+        [
+            (
+                "GPUs for containers: left (GPU-aaaa), right (GPU-bbbb)",
+                "llama_server.gpus: this node does not list right (GPU-bbbb); "
+                "nvidia-smi -L says: GPU-aaaa",
+            )
+        ],
+    ),
+]

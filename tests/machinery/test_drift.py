@@ -16,25 +16,22 @@ import pytest
 from pyinfra.api import FileUploadCommand, QuoteString, StringCommand
 from pyinfra.api.hiddenvalue import HiddenValue
 
-from homeport.drift import (
-    Difference,
-    DriftResult,
-    HostDrift,
-    command_texts,
-    masked,
-    pending,
-    stems,
-)
-from homeport.drift_report import print_result, result_json
+from homeport.differs import Pair
+from homeport.drift import Difference, DriftResult, HostDrift, stems
+from homeport.drift_report import SHOWN, print_result, result_json
 from homeport.observe import act
+from homeport.pending import command_texts, masked, pending
 from homeport.report import console
 from homeport.result import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STEP = """
+from io import StringIO
 from pyinfra import host
+from pyinfra.operations import files
 from pyinfra.api import FactBase, StringCommand, operation
+from homeport.differs import Pair, differs
 
 class Here(FactBase[str]):
     def command(self, path): return f"ls -d {path} || true"
@@ -47,6 +44,7 @@ def there(path):
     if host.get_fact(Here, path=path):
         host.noop("it is there")
         return
+    differs([Pair(f"{path}: there", "no such file")])
     yield StringCommand(f"touch {path}")
     if not host.get_fact(Here, path=path):
         yield StringCommand("exit 1")
@@ -57,6 +55,7 @@ def hangs():
     yield StringCommand("true")
 
 def apply(path): there(name="Make it", path=path)
+def put(path): files.put(name="Put it", src=StringIO("hush"), dest=path, mode="644")
 def hang(): hangs(name="Hang")
 def fail(): raise KeyError("no such key")
 """
@@ -108,8 +107,12 @@ def test_it_finds_what_is_missing_even_with_pyinfra_yes_and_makes_nothing(
     checkout: Checkout,
 ) -> None:
     wanted = checkout.path / "wanted"
+    put = checkout.path / "put"
+    put.write_text("other")
+    put.chmod(0o600)
     line = f'step.apply(path="{wanted}")'
-    code, found, said = checkout.drift('"@local"', line, PYINFRA_YES="1")
+    also = f'step.put(path="{put}")'
+    code, found, said = checkout.drift('"@local"', line, also, PYINFRA_YES="1")
     assert code == 2, said
     assert not wanted.exists()
     (host,) = found["hosts"]
@@ -118,10 +121,24 @@ def test_it_finds_what_is_missing_even_with_pyinfra_yes_and_makes_nothing(
         {
             "capability": "step",
             "operation": "Make it",
+            "differs": [{"wanted": f"{wanted}: there", "there": "no such file"}],
             "commands": [f"touch {wanted}"],
             "more": True,
-        }
+        },
+        {
+            "capability": "step",
+            "operation": "Put it",
+            "differs": [
+                {
+                    "wanted": f"{put}: sha1 1f21e30bfda8, mode 644",
+                    "there": "sha1 d0941e68da8f, mode 600",
+                }
+            ],
+            "commands": [f"upload {put}", f"chmod 644 {put}"],
+            "more": False,
+        },
     ]
+    assert "hush" not in said
     wanted.touch()
     code, found, said = checkout.drift('"@local"', line, PYINFRA_YES="1")
     assert code == 0, said
@@ -195,14 +212,20 @@ def test_an_operation_is_followed_until_it_looks_again() -> None:
         yield "three"
 
     get_fact = host.get_fact
-    assert pending(host, generate) == (["one", "two"], True)
+    told = (Pair("its name", "not so"),)
+    assert pending(host, "its name", generate) == (["one", "two"], True, told)
     assert asked == ["before"]
     assert host.get_fact is get_fact
-    assert pending(host, lambda: iter(["one"])) == (["one"], False)
+    assert pending(host, "its name", lambda: iter(["one"])) == (["one"], False, told)
 
 
 DIFFERS = Difference(
-    capability="caddy", operation="Serve [it]", commands=("x",), words=("x",), more=True
+    capability="caddy",
+    operation="Serve [it]",
+    commands=("x",),
+    words=("x",),
+    more=True,
+    differs=tuple(Pair(f"[{number}] on", "off") for number in range(SHOWN + 2)),
 )
 CLEAN, DRIFTED = HostDrift(name="a"), HostDrift(name="b", differences=[DIFFERS])
 UNKNOWN = HostDrift(
@@ -229,7 +252,9 @@ def test_people_read_what_and_where() -> None:
     with console.capture() as captured:
         print_result(DriftResult(hosts=[CLEAN, DRIFTED, UNKNOWN]), "bin/homeport converge i.py")
     said = captured.get()
-    assert "drift  b: caddy: Serve [it]\n    x\n    then looks again" in said
+    assert "drift  b: caddy: Serve [it]\n    wanted  [0] on\n    there   off\n    wanted" in said
+    assert "    there   off\n    and 2 more: --json has them all\n    x\n    then looks ag" in said
+    assert said.count("wanted  ") == 2 * SHOWN
     assert "unknown  c: reading\n    it hung" in said
     assert "clean  a" in said
     assert "nothing was changed" in said

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from deploys.open_webui import Around, OpenWebui, difference, environment, service
+from deploys.open_webui import Around, OpenWebui, difference, environment, service, settings
 from homeport.pins import Image
 from homeport.spec import SpecError
 from homeport_node import open_webui as aboard
+from tests.operations import Words, said
 
 OURS = "http://llama-server:8080/v1"
 FOREIGN = "https://foreign.example/v1"
@@ -78,19 +79,21 @@ def test_wrong_input_names_the_field(changes: dict[str, Any], field: str) -> Non
     ("seen", "words"),
     [
         (GOOD, []),
-        ({}, ["its settings cannot be read: it does not run"]),
-        ({"problem": "HTTP 401"}, ["its settings cannot be read: HTTP 401"]),
-        ({**GOOD, "ollama": True}, ["Ollama is on"]),
-        ({**GOOD, "signup": True}, ["sign-up is open"]),
-        ({**GOOD, "address": "http://x"}, ["its address is not the site's"]),
+        ({}, [("settings that can be read", "it does not run")]),
+        ({"problem": "HTTP 401"}, [("settings that can be read", "HTTP 401")]),
+        ({**GOOD, "ollama": True}, [("Ollama off", "on")]),
+        ({**GOOD, "signup": True}, [("sign-up closed", "open")]),
+        ({**GOOD, "address": "http://x"}, [(f"its address {AROUND.address}", "http://x")]),
         (
             {**GOOD, "provider": {**GOOD["provider"], "key": False}},  # type: ignore[dict-item]
-            ["the provider's key is not the node's"],
+            [("the provider's key is the node's", "another key")],
         ),
     ],
 )
-def test_difference(seen: dict[str, Any], words: list[str]) -> None:
-    assert difference(AROUND, seen) == words
+def test_difference(seen: dict[str, Any], words: list[tuple[str, str]]) -> None:
+    assert difference(AROUND, seen) == [(f"Open WebUI: {wanted}", there) for wanted, there in words]
+    pairs = said(settings, seen, spec=SPEC, around=AROUND)
+    assert pairs == difference(AROUND, seen)
 
 
 def test_without_an_engine_the_providers_are_the_administrators() -> None:
@@ -182,3 +185,27 @@ def test_the_first_administrator(tmp_path: Path) -> None:
         database.execute("INSERT INTO user VALUES ('c', 'user', 0)")
         database.execute("INSERT INTO auth VALUES ('a', 'stamp')")
     assert aboard.first_admin(path) == ("a", "stamp")
+
+
+# What drift says --------------------------------------------------------------------------------
+
+HERE = {"spec": SPEC, "around": AROUND}
+PROVIDER = {"enabled": False, "first": False, "key": False, "visible": False}
+WORDS: list[Words] = [
+    (settings, [GOOD], HERE, []),
+    (settings, [{}], HERE, [("Open WebUI: settings that can be read", "it does not run")]),
+    (
+        settings,
+        [{**GOOD, "provider": PROVIDER}],
+        HERE,
+        [
+            ("Open WebUI: the OpenAI API on", "off"),
+            (f"Open WebUI: the provider {OURS}, first", "not there, or not first"),
+            ("Open WebUI: the provider's key is the node's", "another key"),
+            (
+                "Open WebUI: the provider's models shown, by their names",
+                "hidden, renamed or off",
+            ),
+        ],
+    ),
+]

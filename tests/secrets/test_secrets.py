@@ -13,12 +13,14 @@ from deploys.secrets import (
     SecretSource,
     Value,
     difference,
+    ensure,
     evaluate,
     from_command,
     from_env,
 )
 from homeport.spec import SpecError
 from homeport_node import secrets as aboard
+from tests.operations import Words
 
 KEY = "llama_server.api_key"
 GOOD = {"mode": "600", "uid": 0, "gid": 0, "size": 43, "regular": True}
@@ -159,3 +161,41 @@ def test_observation_holds_no_value(directory: Path) -> None:
     state = aboard.observe([KEY], [KEY], aboard.public_key(5))
     assert "hush" not in str(state)
     assert state["proofs"][KEY] == aboard.prove(5, state["public"], KEY, b"hush-hush")
+
+
+# What drift says --------------------------------------------------------------------------------
+
+SAID = f"secret {KEY}: "
+GIVEN_HERE = Secrets(wanted=(Secret(name=KEY),), given={KEY: from_command("echo hush-hush")})
+WORDS: list[Words] = [
+    (ensure, [seen()], {"spec": SPEC}, []),
+    (ensure, [seen(mode="644")], {"spec": SPEC}, [(f"{SAID}mode 600", "mode 644")]),
+    (
+        ensure,
+        [{**seen(uid=1000, gid=7), "directory": "755", "leftovers": ["/tmp/x"]}],
+        {"spec": SPEC},
+        [
+            ("/etc/homeport/secrets: mode 700", "mode 755"),
+            ("/tmp/x: no such file", "left by a run that was interrupted"),
+            (f"{SAID}owner 0:0", "owner 1000:7"),
+        ],
+    ),
+    (ensure, [seen(regular=False)], {"spec": SPEC}, [(f"{SAID}a regular file", "something else")]),
+    (ensure, [seen(size=0)], {"spec": SPEC}, [(f"{SAID}made on the node", "an empty file")]),
+    (
+        ensure,
+        [{}],
+        {"spec": SPEC},
+        [
+            ("/etc/homeport/secrets: mode 700", "no such directory"),
+            (f"{SAID}made on the node", "no such file"),
+        ],
+    ),
+    # Neither the value given at the desk nor the one on the node.
+    (
+        ensure,
+        [{**seen(), "public": "5", "proofs": {KEY: "another"}}],
+        {"spec": GIVEN_HERE},
+        [(f"{SAID}as given at the desk", "another value")],
+    ),
+]

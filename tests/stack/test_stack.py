@@ -37,6 +37,7 @@ from homeport_node import stack as aboard
 from homeport_node import stack_actions
 from homeport_node.common import STACK as DIRECTORY
 from homeport_node.common import Ran
+from tests.operations import Words, yielded
 
 FILE = MountedFile(name="start.sh", content="echo $HOME\n", path="/x/start.sh")
 ENGINE = Service(
@@ -697,3 +698,131 @@ def test_a_pull_without_dockers_api_is_a_pull(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(stack_actions, "SOCKET", "/nowhere")
     monkeypatch.setattr(stack_actions, "run", lambda *words, **_: Ran(0, "", ""))
     assert stack_actions.pull(["a"]) is None
+
+
+# What drift says --------------------------------------------------------------------------------
+
+ON = {"stack": STACK}
+ENGINE_IMAGE = f"image {ENGINE.image.reference}"
+UNIT = "homeport-stack.service"
+TRIED = Stack(project="iona", services=(dataclasses.replace(ENGINE, trial=trial()), UI))
+WORDS: list[Words] = [
+    (operations.fetch, [observed(**MISSING)], ON, [(ENGINE_IMAGE, "not on the node")]),
+    (
+        operations.fetch,
+        [observed(**NO_DOCKER)],
+        ON,
+        [("its name", "Docker does not answer: there is no docker command")],
+    ),
+    (
+        operations.provide,
+        [observed(**MISSING)],
+        {"stack": TRIED},
+        [
+            (ENGINE_IMAGE, "not on the node"),
+            ("service engine: tried as wanted", "not tried yet"),
+        ],
+    ),
+    (
+        operations.converge,
+        [observed(**STOPPED, extra=[GHOST])],
+        ON,
+        [
+            (
+                "service engine: as the inventory says",
+                "container engine does not run (exited, exit status 0)",
+            ),
+            ("no container of iona/ghost", "container 1"),
+        ],
+    ),
+    (
+        operations.converge,
+        [observed(services={"engine": running("engine", stale=["/srv/models/m"])})],
+        ON,
+        [
+            ("service ui: as the inventory says", "has no container"),
+            (
+                "service engine: as the inventory says",
+                "container engine started before /srv/models/m changed",
+            ),
+        ],
+    ),
+    (
+        operations.converge,
+        [observed(compose_file="another")],
+        ON,
+        [("/etc/homeport/stack/compose.yaml: as the inventory says", "is not the wanted one")],
+    ),
+    (
+        operations.converge,
+        [observed(**NO_DOCKER)],
+        ON,
+        [("its name", "Docker does not answer: there is no docker command")],
+    ),
+    # What only has to be waited for is told once.
+    (operations.converge, [observed(**STARTING)], ON, []),
+    (operations.ready, [observed(**STARTING)], ON, [("service engine: healthy", "starting")]),
+    (
+        operations.ready,
+        [observed(**MISSING)],
+        ON,
+        [
+            (ENGINE_IMAGE, "not on the node"),
+            (
+                "service engine: as the inventory says",
+                "container engine runs another image than its name stands for now",
+            ),
+        ],
+    ),
+    (
+        operations.enabled,
+        [{"unit": {**GOOD_UNIT, "UnitFileState": "disabled", "NeedDaemonReload": "yes"}}],
+        ON,
+        [
+            (f"{UNIT}: loaded as on the disk", "an older one is loaded"),
+            (f"{UNIT}: enabled", "disabled"),
+        ],
+    ),
+    (
+        operations.enabled,
+        [{"unit": {**GOOD_UNIT, "LoadState": "masked", "docker_knows": False}}],
+        ON,
+        [
+            (f"{UNIT}: loaded as on the disk", "masked"),
+            (f"docker.service: with {operations.DROPIN}", "systemd has not read that"),
+        ],
+    ),
+    (
+        operations.active,
+        [{"unit": {**GOOD_UNIT, "ActiveState": "failed"}}],
+        ON,
+        [(f"{UNIT}: active", "failed")],
+    ),
+    (
+        operations.tidy,
+        [{"files": [f"{DIRECTORY}/files/stray"]}],
+        ON,
+        [(f"{DIRECTORY}/files/stray: no such file", "a file that no service mounts")],
+    ),
+    (
+        operations.remove,
+        [observed(project="iona", unit=GOOD_UNIT)],
+        {},
+        [
+            (f"{UNIT}: no such unit", "loaded"),
+            ("no Compose project iona", "its file is there"),
+            (f"{DIRECTORY}: no such directory", "there are files of ours"),
+        ],
+    ),
+]
+
+
+def test_an_operation_says_what_differs_when_it_does_something_and_only_then() -> None:
+    for found in ({}, MISSING, STARTING, STOPPED, {"extra": [GHOST]}):
+        for operation in (
+            operations.fetch,
+            operations.provide,
+            operations.converge,
+            operations.ready,
+        ):
+            yielded(operation, observed(**found), stack=STACK)

@@ -1,0 +1,70 @@
+"""What differs, in words for a drift check: wanted, and there."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from deploys.docker import guard
+from homeport.differs import Pair, content, listed
+from homeport_node.docker import DAEMON_JSON, RECORD, RULES
+
+DOCKER, NFTABLES = "docker.service", "nftables.service"
+
+
+def files(write: dict[str, str], remove: list[str], observed: dict[str, Any]) -> Iterator[Pair]:
+    """Of our files: {path: text} to `write`, and paths to `remove`."""
+    found = {**observed.get("files", {}), **observed.get("certificates", {})}
+    for path, text in write.items():
+        if path == str(RULES):
+            yield rules(text, observed)
+        else:
+            yield content(path, hashlib.sha256(text.encode()).hexdigest(), found.get(path))
+    for path in remove:
+        yield Pair(f"{path}: no such file", "a file of ours")
+
+
+def rules(wanted: str, observed: dict[str, Any]) -> Pair:
+    """Of the guard's rules: the networks that they know of, where these differ."""
+    there = (observed.get("guard") or {}).get("rules")
+    if there is None:
+        return Pair(f"{RULES}: the guard's rules", "no such file")
+    lists = [listed(guard.remembered(text).subnets) for text in (wanted, there)]
+    if lists[0] == lists[1]:
+        hashes = [hashlib.sha256(text.encode()).hexdigest() for text in (wanted, there)]
+        return content(str(RULES), *hashes)
+    return Pair(f"{RULES}: networks beside the pool: {lists[0]}", lists[1])
+
+
+def daemon_json(wanted: dict[str, Any], daemon: dict[str, Any]) -> Iterator[Pair]:
+    """Of daemon.json: our paths in it, with what the node is ready to tell of them."""
+    for path in daemon["differs"]:
+        if path == "record":
+            yield Pair(f"{RECORD}: what Homeport set in {DAEMON_JSON}", "something else")
+            continue
+        value = json.dumps(wanted[path]) if path in wanted else "not set by Homeport"
+        there = daemon.get("there", {}).get(path, "not known")
+        yield Pair(f"{DAEMON_JSON}: {path} {value}", there)
+
+
+def running(observed: dict[str, Any]) -> Iterator[Pair]:
+    """Of the units, the rules in the kernel, and what Docker was started with."""
+    units = observed.get("units", {})
+    for name in (guard.GUARD_UNIT, NFTABLES, DOCKER):
+        unit = units.get(name, {})
+        if unit.get("stale"):
+            yield Pair(f"{name}: loaded as on the disk", "an older one is loaded")
+        if unit.get("masked") and name == DOCKER:
+            yield Pair(f"{name}: not masked", "masked")
+        for state in ("enabled", "active") if name != NFTABLES else ():
+            if not unit.get(state):
+                yield Pair(f"{name}: {state}", f"not {state}")
+    if units.get(guard.GUARD_UNIT, {}).get("active") and not (observed.get("guard") or {}).get(
+        "same"
+    ):
+        yield Pair(f"the kernel's rules: those of {RULES}", "others, or none")
+    paths = observed.get("daemon", {}).get("not_running")
+    if units.get(DOCKER, {}).get("active") and paths:
+        yield Pair(
+            f"{DOCKER}: runs with {listed(paths)} of {DAEMON_JSON}", "runs with other values"
+        )
