@@ -15,13 +15,26 @@ from typing import Any
 
 import paramiko
 
-# Seconds between two signs of life, and how long one may go unanswered: then the node is gone.
+from homeport.spec import fail
+
+# Seconds for which a node may give no sign of life before it is given up. A person on a line with
+# long gaps sets more, for one run.
+PEER_TIMEOUT = 90
+PEER_TIMEOUT_VARIABLE = "HOMEPORT_PEER_TIMEOUT"
+# Seconds between two questions, at most.
 KEEPALIVE = 15.0
-PEER_TIMEOUT = 90.0
 
 
 class ConnectionLost(OSError):
     """The connection to the node broke; the text is for a person."""
+
+
+def peer_timeout() -> int:
+    """Seconds to wait for a sign of life. Raises `SpecError` when the environment says nonsense."""
+    given = os.environ.get(PEER_TIMEOUT_VARIABLE) or str(PEER_TIMEOUT)
+    if not given.isdecimal() or int(given) < 1:
+        fail(PEER_TIMEOUT_VARIABLE, given, "must be a whole number of seconds, 1 or more")
+    return int(given)
 
 
 def nodelay(sock: Any, **kwargs: Any) -> paramiko.Transport:
@@ -29,7 +42,7 @@ def nodelay(sock: Any, **kwargs: Any) -> paramiko.Transport:
     if hasattr(sock, "setsockopt"):  # a ProxyCommand's pipe is no socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; it also ends an upload that is stuck
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PEER_TIMEOUT * 1000))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, peer_timeout() * 1000)
     return paramiko.Transport(sock, **kwargs)
 
 
@@ -37,14 +50,16 @@ def keep_alive(client: paramiko.SSHClient) -> None:
     """Have a connection whose other end is gone fail, instead of waiting for it for ever."""
     transport = client.get_transport()
     if transport is not None:
-        threading.Thread(target=_beat, args=(transport,), daemon=True).start()
+        patience = peer_timeout()
+        pause = min(KEEPALIVE, patience / 3)
+        threading.Thread(target=_beat, args=(transport, pause, patience), daemon=True).start()
 
 
-def _beat(transport: Any) -> None:
-    """Ask for a sign of life again and again; give the connection up when none comes."""
-    time.sleep(KEEPALIVE)
+def _beat(transport: Any, pause: float, patience: float) -> None:
+    """Ask for a sign of life every `pause` seconds; when none comes for `patience` s, give up."""
+    time.sleep(pause)
     while transport.is_active():
-        limit = threading.Timer(PEER_TIMEOUT, _give_up, (transport,))
+        limit = threading.Timer(patience, _give_up, (transport, patience))
         limit.daemon = True
         limit.start()
         try:
@@ -54,12 +69,12 @@ def _beat(transport: Any) -> None:
             return  # whoever uses the connection is told
         finally:
             limit.cancel()
-        time.sleep(KEEPALIVE)
+        time.sleep(pause)
 
 
-def _give_up(transport: Any) -> None:
+def _give_up(transport: Any, patience: float) -> None:
     # paramiko's own note of what went wrong is overwritten while it closes.
-    transport.given_up = f"no sign of life for {PEER_TIMEOUT:g} s"
+    transport.given_up = f"no sign of life for {patience:g} s"
     transport.close()
 
 

@@ -17,6 +17,7 @@ import pytest
 from homeport import alive
 from homeport.report import console, print_result
 from homeport.result import Failure, HostResult, RunResult
+from homeport.spec import SpecError
 from tests.machinery.small_sshd import Way, small_sshd, write_key
 from tests.machinery.test_run import DRIVER
 
@@ -90,7 +91,7 @@ def test_a_node_that_gives_no_sign_of_life_is_given_up(
 ) -> None:
     """What lies between acknowledges every byte, as a jump host does: only sshd can tell."""
     monkeypatch.setattr(alive, "KEEPALIVE", 0.05)
-    monkeypatch.setattr(alive, "PEER_TIMEOUT", 0.3)
+    monkeypatch.setattr(alive, "peer_timeout", lambda: 0.3)
     alive.keep_alive(client)
     time.sleep(0.5)
     assert alive.why_lost(client.get_transport()) == "", "a node that answers was given up"
@@ -101,6 +102,19 @@ def test_a_node_that_gives_no_sign_of_life_is_given_up(
     assert time.monotonic() - began < 5
     with pytest.raises(alive.ConnectionLost, match="far broke: no sign of life for 0.3 s"):
         alive.check(client, "far")
+
+
+@pytest.mark.parametrize("given", ["0", "-3", "soon", "1.5"])
+def test_nonsense_for_the_patience_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEPORT_PEER_TIMEOUT", given)
+    with pytest.raises(SpecError, match="HOMEPORT_PEER_TIMEOUT"):
+        alive.peer_timeout()
+
+
+def test_the_patience_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert alive.peer_timeout() == alive.PEER_TIMEOUT
+    monkeypatch.setenv("HOMEPORT_PEER_TIMEOUT", "20")
+    assert alive.peer_timeout() == 20
 
 
 def test_a_connection_that_stands_is_not_called_lost(client: paramiko.SSHClient) -> None:
