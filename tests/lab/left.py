@@ -24,13 +24,13 @@ docker network ls --format 'network {{{{.Name}}}}'
 docker image ls --digests --format 'image {{{{.Repository}}}} {{{{.Digest}}}}'
 nft list tables
 """
-# A commit or a digest is as good as another.
-ANONYMOUS = re.compile(r"[0-9a-f]{16,}")
+# A commit, a digest or a registry's address is as good as another.
+ANONYMOUS = re.compile(r"[0-9a-f]{16,}|\b\d+\.\d+\.\d+\.\d+(?=:\d)")
 DPKG_LINES = "cat /var/log/dpkg.log | wc -l"
 
 
 def state(machine: Machine) -> Counter[str]:
-    """What is on `machine`, as lines, and how often; without ids, commits and digests."""
+    """What is on `machine`, as lines, and how often; without commits, digests and addresses."""
     return Counter(ANONYMOUS.sub("…", line) for line in machine.succeed(STATE).splitlines())
 
 

@@ -41,8 +41,8 @@ def test_a_first_converge_interrupted_in_every_stage_heals(
 @pytest.mark.container
 @pytest.mark.parametrize("number", UPDATES)
 def test_an_interrupted_update_heals_and_loses_nothing(
-    number: int, iona: Iona, tmp_path: Path, tell: Callable[[str], None]
+    number: int, converged: Iona, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
-    assert iona.left is not None
-    hit, seconds = update_heals(iona, moment(number), tmp_path, iona.left, PATIENCE)
+    assert converged.left is not None
+    hit, seconds = update_heals(converged, moment(number), tmp_path, converged.left, PATIENCE)
     tell(f"{hit.line()}; healed in {seconds:.1f} s")

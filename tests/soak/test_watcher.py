@@ -36,6 +36,7 @@ ACT = "sh -c 'python3 - <<END\n_module = _load(...)\nsys.exit(_module.wait(**_ar
         ),
         ("start", ("docker-compose", ["docker-compose", "-p", "iona", "config"]), ""),
         ("start", ("bash", ["bash", "-c", ACT]), "waiting for the services"),
+        ("start", ("sh", ["sh", "-c", ACT.replace("wait", "up")]), "starting the services"),
         ("start", ("python3", ["python3", ACT]), ""),
         ("start", APT, ""),
     ],

@@ -21,8 +21,8 @@ DPKG_LOG = Path("/var/log/dpkg.log")
 MODELS = Path("/srv/homeport/models")
 ENGINE = "/var/run/docker.sock"
 PROJECT = "com.docker.compose.project=iona"
-# What our own program does to the services, in the text of the shell that runs it.
-STARTS = ("_module.up(", "_module.wait(")
+# What our own program does to the services, by what the text of the shell that runs it holds.
+STARTS = {"_module.up(": "starting the services", "_module.wait(": "waiting for the services"}
 
 
 def processes() -> "list[tuple[str, list[str]]]":
@@ -50,10 +50,9 @@ def seen(stage: str, running: "list[tuple[str, list[str]]]") -> str:
             compose = "compose" in verbs or (arguments and arguments[0].endswith("docker-compose"))
             if compose and "up" in verbs:
                 return "docker compose up"
-            if name in ("sh", "bash", "dash") and any(
-                start in word for word in arguments for start in STARTS
-            ):
-                return "waiting for the services"
+            for text, words in STARTS.items():
+                if name in ("sh", "bash", "dash") and any(text in one for one in arguments):
+                    return words
     return ""
 
 
