@@ -8,7 +8,6 @@ What is known of the node, and for how long, is `homeport/memory.py`.
 import contextlib
 import hashlib
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,13 +21,10 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, make_unix_command
 from typing_extensions import Unpack
 
-from homeport import prefetch
+from homeport import alive, prefetch
+from homeport.alive import ConnectionLost, keep_alive, nodelay
 from homeport.memory import Memory
 from homeport.record import Record
-
-# Seconds between two signs of life, and how long one may go unanswered: then the node is gone.
-KEEPALIVE = 15
-PEER_TIMEOUT = 90
 
 # Called with the host's name and each line that a command of an operation prints on standard
 # output, as it is printed: this is how a download's progress reaches the person who waits.
@@ -40,22 +36,6 @@ fact_timeout: int | None = None
 
 # Arguments with which a command's text, or its run, may hold a secret or mean something else.
 _UNUSUAL = ("_env", "_get_pty", "_stdin", "_sudo_password", "_su_user", "_success_exit_codes")
-
-
-def nodelay(sock: Any, **kwargs: Any) -> paramiko.Transport:
-    """A paramiko transport over `sock` that sends small packets at once."""
-    if hasattr(sock, "setsockopt"):  # a ProxyCommand's pipe is no socket
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere the system's own, minutes
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT * 1000)
-    return paramiko.Transport(sock, **kwargs)
-
-
-def keep_alive(client: paramiko.SSHClient) -> None:
-    """Have a connection whose other end is gone fail, instead of waiting for it for ever."""
-    transport = client.get_transport()
-    if transport is not None:
-        transport.set_keepalive(KEEPALIVE)
 
 
 class _Lines:
@@ -81,6 +61,9 @@ def _asked_by_fact(depth: int) -> bool:
 class HomeportConnector(SSHConnector):
     """`@homeport/NAME`: a node of an inventory made by `homeport.inventory`."""
 
+    # Why the connection broke, in words, once it did.
+    lost = ""
+
     _uploads = ""
     _memory: Memory | None = None
 
@@ -98,6 +81,7 @@ class HomeportConnector(SSHConnector):
     def connect(self) -> None:
         if self._memory is not None:
             self._memory.forget()
+        self.lost = ""
         super().connect()
         client = self.client
         assert client is not None
@@ -183,7 +167,21 @@ class HomeportConnector(SSHConnector):
             self.memory.change()
         if is_fact and arguments.get("_timeout") is None:
             arguments["_timeout"] = fact_timeout
-        return super().run_shell_command(command, print_output, print_input, **arguments)
+        with self._in_words():
+            done = super().run_shell_command(command, print_output, print_input, **arguments)
+            if not done[0]:  # a command that was cut off has no exit status, and says nothing
+                alive.check(self.client, str(self.data["ssh_hostname"]))
+        return done
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """Raise `ConnectionLost` when the connection breaks, and remember its words."""
+        try:
+            with alive.in_words(self.client, str(self.data["ssh_hostname"])):
+                yield
+        except ConnectionLost as error:
+            self.lost = self.lost or str(error)
+            raise
 
     def _note_changes(self) -> None:
         """Python functions that operations ran are not seen here, but their operations are."""
@@ -203,7 +201,8 @@ class HomeportConnector(SSHConnector):
     def get_file(self, *args: Any, **kwargs: Any) -> bool:
         """As pyinfra's; ends what is known."""
         self.memory.change()
-        return bool(super().get_file(*args, **kwargs))
+        with self._in_words():
+            return bool(super().get_file(*args, **kwargs))
 
     def put_file(
         self,
@@ -222,14 +221,15 @@ class HomeportConnector(SSHConnector):
         if arguments.get("_sudo"):
             name = hashlib.sha256(remote_filename.encode()).hexdigest()[:16]
             remote_temp_filename = f"{self._upload_directory()}/{name}"
-        return super().put_file(
-            filename_or_io,
-            remote_filename,
-            remote_temp_filename,
-            print_output,
-            print_input,
-            **arguments,
-        )
+        with self._in_words():
+            return super().put_file(
+                filename_or_io,
+                remote_filename,
+                remote_temp_filename,
+                print_output,
+                print_input,
+                **arguments,
+            )
 
     def _upload_directory(self) -> str:
         """A directory of this connection's on the node, 0700, gone when it is closed."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import paramiko
 
-from homeport.connector import nodelay
+from homeport.alive import nodelay
 from homeport.describe import Observed, Reached, Seen, render
 from homeport.observe import program
 from homeport.spec import SpecError

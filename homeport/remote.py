@@ -7,7 +7,7 @@ from typing import Any
 
 import paramiko
 
-from homeport.connector import keep_alive, nodelay
+from homeport.alive import keep_alive, nodelay
 from homeport.run import load
 from homeport.spec import SpecError
 

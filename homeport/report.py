@@ -107,12 +107,12 @@ def print_result(result: RunResult, next_command: str) -> None:
             )
     for host in result.hosts:
         _print_end(host)
-    if not result.ok:
-        console.print(f"Mend the cause, then go on with:  [bold]{next_command}[/]")
     console.print(
         f"{'done' if result.ok else 'failed'} in {human_seconds(result.seconds)}: "
         f"{result.changed} of {sum(h.operations for h in result.hosts)} steps changed something"
     )
+    if not result.ok:
+        console.print(f"Mend the cause, then go on with:  [bold]{next_command}[/]")
 
 
 def _print_end(host: HostResult) -> None:

@@ -45,6 +45,7 @@ class _Events(BaseStateCallback):
         self.progress = progress
         self.total = total
         self.done = 0
+        self.running: dict[str, str] = {}
         self.started: dict[str, float] = {}
         self.seconds: dict[tuple[str, str], float] = {}
 
@@ -53,6 +54,7 @@ class _Events(BaseStateCallback):
         name = ", ".join(state.get_op_meta(op_hash).names)
         for host in state.inventory.get_active_hosts():
             if op_hash in state.ops[host]:
+                self.running[host.name] = name
                 self.progress.step(host.name, name, self.done, self.total)
         self.done += 1
 
@@ -78,8 +80,14 @@ def load(path: Path, limit: tuple[str, ...] = ()) -> Inventory:
     return inventory
 
 
-def failure(state: State, host: Host, words: list[str]) -> Failure:
-    """Why `host` failed: the operation that did, else what pyinfra said, best of this host."""
+def failure(state: State, host: Host, words: list[str], running: str = "") -> Failure:
+    """Why `host` failed: the operation that did, else what pyinfra said, best of this host.
+
+    `running` is the operation that was the last to begin there, if one did.
+    """
+    lost = getattr(host.connector, "lost", "")
+    if lost:
+        return Failure(operation=running or "connecting or reading the node", words=(lost,))
     words = [line for line in words if f"[{host.name}]" in line] or words
     for op_hash in host.op_hash_order:
         meta = state.ops[host][op_hash].operation_meta
@@ -106,7 +114,7 @@ def _results(state: State, events: _Events, words: list[str]) -> list[HostResult
                     )
                 )
         if host in state.failed_hosts:
-            result.failure = failure(state, host, words)
+            result.failure = failure(state, host, words, events.running.get(host.name, ""))
         results.append(result)
     return results
 
@@ -157,12 +165,26 @@ def converge(
         for result in results:
             host = inventory.get_host(result.name)
             if closing and result.failure is None and host in state.active_hosts:
-                with ctx_host.use(host):
-                    result.closing = tuple(closing(host))
+                _close(state, host, result, closing, words)
     finally:
         connector.on_line = None
         disconnect_all(state)
     return RunResult(hosts=results, seconds=round(time.monotonic() - began, 2))
+
+
+def _close(
+    state: State,
+    host: Host,
+    result: HostResult,
+    closing: Callable[[Host], list[str]],
+    words: Words,
+) -> None:
+    """Ask for the last words about `host`; the connection may break even now."""
+    try:
+        with ctx_host.use(host):
+            result.closing = tuple(closing(host))
+    except PyinfraError:
+        result.failure = failure(state, host, words.lines, "reading what is to be said at the end")
 
 
 def _drive(state: State, deploy: Path, events: _Events) -> None:

@@ -70,8 +70,7 @@ def converged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iona]:
     shutil.copytree(hub_root(unbound(INVENTORY)), hub, copy_function=os.link)
     with stage(INVENTORY, hub=hub) as on:
         made = Iona(on, Hub(on.sources.hub, on.sources.authority.certificate, hub))
-        made.lock()
-        made.first = made.converge()
+        made.build()
         yield made
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import ssl
 import time
 import urllib.request
@@ -17,18 +18,16 @@ import httpx2
 from deploys.node import Node
 from homeport.inventory import unbound
 from homeport.lab import rehearse
+from homeport.lab.content.repository import write_repo
 from homeport.lab.machine import Machine
 from homeport.lab.stage import Stage
+from tests.lab.left import OWNED, Left, left, packaged
 from tests.open_webui import client as user
 
 API = "https://iona-api.local.arpeggio.one/v1"
 MODELS = "/srv/homeport/models"
+MODEL = "google_gemma-4-26B-A4B-it-Q4_0.gguf"
 KEY = "/etc/homeport/secrets/llama_server.api_key"
-# All that Homeport writes, programs and models included; compiled bytecode appears by itself.
-OWNED = (
-    "/etc/homeport /var/lib/homeport /opt/homeport /srv/homeport /etc/docker /etc/hosts "
-    "/etc/systemd/system /usr/local/share/ca-certificates"
-)
 
 
 class _ToNode(httpx2.HTTPTransport):
@@ -82,11 +81,12 @@ class Hub:
 
 @dataclass
 class Iona:
-    """The stage, and what the first converge on the bare machine wrote."""
+    """The stage, what the first converge on the bare machine wrote, and what it left there."""
 
     stage: Stage
     hub: Hub
     first: dict[str, Any] = dataclasses.field(default_factory=dict)
+    left: Left | None = None
 
     @property
     def machine(self) -> Machine:
@@ -103,6 +103,13 @@ class Iona:
         """The same machine under another inventory, written to `path`."""
         path.write_text(text)
         return Iona(stage=dataclasses.replace(self.stage, inventory=path), hub=self.hub)
+
+    def build(self) -> None:
+        """Lock and converge the bare machine, undisturbed."""
+        self.lock()
+        before = packaged(self.machine)
+        self.first = self.converge()
+        self.left = left(self.machine, before)
 
     def converge(self) -> dict[str, Any]:
         """What `converge --json` wrote. Raises `StepFailed` when it failed."""
@@ -145,6 +152,23 @@ class Iona:
         """Make the lock anew, against the lab's registry and Hub."""
         done = rehearse.homeport(self.stage, "lock", str(self.stage.inventory))
         assert done.returncode == 0, done.stderr
+
+    def publish(self, folder: Path) -> str:
+        """Publish a new commit of the model on the Hub, its files in `folder`, and lock it."""
+        assert self.node.hf_models is not None
+        repo = self.node.hf_models.models[0].source.repo
+        files = {}
+        for path in (self.hub.root / repo / "main").iterdir():
+            copy = folder / path.name
+            copy.unlink(missing_ok=True)  # the Hub's own, by another name, when it was used before
+            shutil.copyfile(path, copy)
+            if path.name == MODEL:  # llama.cpp does not mind what follows the last tensor
+                with copy.open("ab") as file:
+                    file.write(b"\0" * 4096)
+            files[path.name] = copy
+        commit = write_repo(self.hub.root, repo, files)
+        self.lock()
+        return commit
 
     def containers(self) -> str:
         return rehearse.containers(self.stage)

@@ -6,7 +6,6 @@ the cause is gone, one converge heals. The machine is the one of `test_iona`.
 
 import dataclasses
 import json
-import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,35 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from homeport.lab.content.repository import write_repo
-from tests.lab.iona import MODELS, Iona
+from tests.lab.iona import MODEL, MODELS, Iona
 
 pytestmark = pytest.mark.container
 
-MODEL = "google_gemma-4-26B-A4B-it-Q4_0.gguf"
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', %d)); time.sleep(300)"
 # dpkg's own lock, as a long upgrade holds it.
 HOLD = (
     "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); "
     "fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(300)"
 )
-
-
-def publish(iona: Iona, folder: Path) -> str:
-    """Publish a new commit of the model on the Hub, and lock it: the commit."""
-    assert iona.node.hf_models is not None
-    repo = iona.node.hf_models.models[0].source.repo
-    files = {}
-    for path in (iona.hub.root / repo / "main").iterdir():
-        copy = folder / path.name
-        shutil.copyfile(path, copy)
-        if path.name == MODEL:  # llama.cpp does not mind what follows the last tensor
-            with copy.open("ab") as file:
-                file.write(b"\0" * 4096)
-        files[path.name] = copy
-    commit = write_repo(iona.hub.root, repo, files)
-    iona.lock()
-    return commit
 
 
 @contextmanager
@@ -74,7 +54,7 @@ def test_a_disk_too_small_is_refused_before_the_first_byte(iona: Iona) -> None:
 def test_a_download_that_breaks_off_is_resumed(iona: Iona, tmp_path: Path) -> None:
     """The new commit's model arrives in two runs; the old one serves until the new one is whole."""
     links, old = iona.links(), iona.container("llama-server")["Id"]
-    commit = publish(iona, tmp_path)
+    commit = iona.publish(tmp_path)
     iona.hub.forget()
     half = 30 << 20
     gone = {"*Q4_0.gguf": {"break_after": half, "times": 1}, "*Q4_0*": {"status": 503}}
@@ -105,7 +85,7 @@ def test_a_hash_that_does_not_match_leaves_the_old_model_serving(
     iona: Iona, tmp_path: Path
 ) -> None:
     links = iona.links()
-    commit = publish(iona, tmp_path)
+    commit = iona.publish(tmp_path)
     iona.hub.faults({"*Q4_0.gguf": {"corrupt": True}})
     said = iona.refused()
     assert "the download is wrong and was removed: wanted" in said

@@ -1,13 +1,16 @@
 """A connection whose other end is gone ends, by signs of life and by the kernel."""
 
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyinfra.connectors.ssh import SSHConnector
 
-from homeport.connector import KEEPALIVE, PEER_TIMEOUT, HomeportConnector, nodelay
+from homeport import alive
+from homeport.alive import PEER_TIMEOUT, nodelay
+from homeport.connector import HomeportConnector
 
 
 def test_the_kernel_gives_up_a_peer_that_does_not_answer() -> None:
@@ -24,10 +27,16 @@ def test_the_kernel_gives_up_a_peer_that_does_not_answer() -> None:
 
 
 def test_signs_of_life_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    client = SimpleNamespace(
-        get_transport=lambda: SimpleNamespace(set_keepalive=asked.append), exec_command=print
-    )
+    asked: list[str] = []
+
+    def request(kind: str, wait: bool) -> None:
+        asked.append(kind)
+        assert wait
+        transport.is_active = lambda: False
+
+    transport = SimpleNamespace(is_active=lambda: True, global_request=request)
+    client = SimpleNamespace(get_transport=lambda: transport, exec_command=print)
+    monkeypatch.setattr(alive, "KEEPALIVE", 0.01)
 
     def connect(self: Any) -> None:
         self.client = client
@@ -35,4 +44,7 @@ def test_signs_of_life_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SSHConnector, "connect", connect)
     connector = HomeportConnector.__new__(HomeportConnector)
     connector.connect()
-    assert asked == [KEEPALIVE]
+    deadline = time.monotonic() + 5
+    while not asked and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert asked == ["keepalive@openssh.com"]

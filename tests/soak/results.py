@@ -1,13 +1,16 @@
 """The soak run's memory: one JSON line per case that passed, in `tests/soak/results/`.
 
 A case whose line was written for the code as it is now is not run again, so an interrupted soak
-goes on where it stopped. The files are committed: they are the dated result.
+goes on where it stopped. The files are committed: they are the dated result, of the code that each
+line names. `python -m tests.soak.results` says what has passed with which code, and whether that
+is the code as it is now.
 """
 
 import datetime
 import hashlib
 import json
 import subprocess
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,14 +32,15 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
+def _lines(name: str) -> list[dict[str, Any]]:
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def passed(name: str) -> set[int]:
     """The seeds of soak `name` that have passed with the code as it is now."""
-    path = RESULTS / f"{name}.jsonl"
-    if not path.exists():
-        return set()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
     now = code()
-    return {line["seed"] for line in lines if line["code"] == now}
+    return {line["seed"] for line in _lines(name) if line["code"] == now}
 
 
 def record(name: str, result: Any) -> None:
@@ -46,3 +50,23 @@ def record(name: str, result: Any) -> None:
     line = {"date": now, "code": code(), **asdict(result)}
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def summary(name: str, now: str) -> list[str]:
+    """What has passed of soak `name`, a line for each code it passed with; `now` is today's."""
+    codes: dict[str, list[dict[str, Any]]] = {}
+    for line in _lines(name):
+        codes.setdefault(line["code"], []).append(line)
+    said = []
+    for of, lines in codes.items():
+        seeds = {line["seed"]: line for line in lines}
+        kinds = Counter(f"{line['stage']} {line['way']}" for line in seeds.values())
+        which = "the code as it is" if of == now else "earlier code"
+        days = sorted({line["date"][:10] for line in lines})
+        counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        said.append(f"{name}: {len(seeds)} with {of} ({which}), {' to '.join(days)}: {counted}")
+    return said or [f"{name}: none"]
+
+
+if __name__ == "__main__":
+    print("\n".join(summary("interruption", code())))
