@@ -146,14 +146,16 @@ def _closing(host: Any) -> list[str]:
 @main.command()
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@click.option("--deploy", metavar="FILE", type=_FromHere(), help="Instead of deploys/full.py.")
 @JSON
-def drift(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
+def drift(inventory: Path, limit: tuple[str, ...], deploy: Path | None, to: str | None) -> None:
     """Say where the nodes of INVENTORY are not what it says, and what would change that."""
     from homeport.drift import drift as check
     from homeport.drift_report import print_result, result_json
 
-    result = check(inventory, ROOT / "deploys" / "full.py", limit=limit)
-    print_result(result, command_line("converge", inventory))
+    result = check(inventory, ROOT / (deploy or "deploys/full.py"), limit=limit)
+    remedy = f".venv/bin/pyinfra {inventory} {deploy}" if deploy else ""
+    print_result(result, remedy or command_line("converge", inventory))
     if to:
         report.write_json(result_json(str(inventory), result), to)
     raise SystemExit(result.status)
@@ -334,15 +336,42 @@ def bench_converge(rounds: int, to: str | None) -> None:
 
 
 @bench.command("drift")
+@click.argument("inventory", type=_FromHere(), default="inventory/iona.py")
+@click.option("--hosts", metavar="N[,N]", help="Measure Homeport over so many targets instead.")
 @click.option("--rtt", "rtts", multiple=True, type=int, default=(0, 20), help="Round trip in ms.")
 @click.option("--runs", default=5, show_default=True, help="How often each tool checks the node.")
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(["150", "iona"]),
+    default=("150", "iona"),
+    help="Only this one; iona stands for INVENTORY.",
+)
 @JSON
-def bench_drift(rtts: tuple[int, ...], runs: int, to: str | None) -> None:
-    """Time a drift check of an unchanged Iona against pyinfra's own, on the same lab node."""
-    from homeport.lab.bench_drift import bench_drift as measure
+def bench_drift(
+    inventory: Path,
+    hosts: str | None,
+    rtts: tuple[int, ...],
+    runs: int,
+    workloads: tuple[str, ...],
+    to: str | None,
+) -> None:
+    """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far."""
+    from homeport.lab import bench_drift as drift_bench
 
+    try:
+        counts = tuple(int(word) for word in hosts.split(",")) if hosts else ()
+    except ValueError as error:
+        raise click.UsageError(f"--hosts {hosts}: must be numbers such as 1,10,50") from error
+    if runs < 1 or any(not 1 <= count <= 500 for count in counts):
+        raise click.UsageError("--runs must be at least 1, and --hosts 1 to 500")
     _install_lab_packages()
-    result = measure(Path("inventory/iona.py"), rtts, runs)
+    if counts:
+        result = drift_bench.bench_fleet(counts, runs)
+    else:
+        result = drift_bench.bench_drift(inventory, workloads, rtts, runs)
+    drift_bench.print_end(result)
     if to:
         report.write_json(result, to)
 
