@@ -1,19 +1,23 @@
-"""Two of pyinfra's own functions, with the same results in less time.
+"""Three of pyinfra's own functions, with the same results in less time.
 
 pyinfra orders operations by the lines they were called from, and asks `inspect` for them, which
-reads and searches source files that nobody looks at afterwards; and it resolves the types of its
-global arguments for every operation and every fact. Together they are two thirds of the
-processor time that a drift check spends at the desk. `tests/machinery/test_quicker.py` holds both
-equal to pyinfra's, and fails when an upgrade moves them.
+reads and searches source files that nobody looks at afterwards; and for every operation and every
+fact it resolves the types of its global arguments, and looks each of them up in the host's data by
+way of five exceptions. Together they are most of what a drift check computes at the desk.
+`tests/machinery/test_quicker.py` holds them equal to pyinfra's, and fails when an upgrade moves
+them.
 """
 
 import functools
 import importlib
 import sys
+from copy import copy
 from types import FrameType
+from typing import Any
 
 import pyinfra
 from pyinfra.api import arguments, util
+from pyinfra.api.host import HostData
 from pyinfra.api.state import State
 
 # By name: `pyinfra.api.operation` as an attribute is the decorator.
@@ -50,7 +54,18 @@ def all_global_arguments() -> list[tuple[str, type]]:
     return list(_arguments())
 
 
+def host_data(self: HostData, key: str) -> Any:
+    """As `pyinfra.api.host.HostData.__getattr__`: the value in the first data that has `key`."""
+    for data in self.datas:
+        if callable(data):
+            data = data()
+        if key in data:
+            return copy(data[key])
+    raise AttributeError(f"Host `{self.host}` has no data `{key}`")
+
+
 def quicken() -> None:
     """Have pyinfra use these, in this process."""
     vars(_operation)["get_operation_order_from_stack"] = operation_order
     vars(arguments)["all_global_arguments"] = all_global_arguments
+    HostData.__getattr__ = host_data  # type: ignore[method-assign]

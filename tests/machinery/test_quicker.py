@@ -7,9 +7,11 @@ from typing import Any
 import pyinfra
 import pytest
 from pyinfra.api import arguments, util
+from pyinfra.api.host import HostData
 
 from homeport import quicker
 
+THEIRS = HostData.__getattr__
 OPERATION: Any = importlib.import_module("pyinfra.api.operation")
 
 # A deploy that calls through a function and a loop, compiled under a name of its own.
@@ -56,13 +58,28 @@ def test_the_arguments_are_the_same_and_nobody_can_change_them() -> None:
     assert quicker.all_global_arguments() == theirs
 
 
+def test_the_data_of_a_host_is_the_same() -> None:
+    given: list[int] = [1]
+    layers: tuple[Any, ...] = ({}, lambda: {"a": 1}, {"a": 2, "b": given}, lambda: {"c": None})
+    data = HostData(SimpleNamespace(__str__=lambda: "x"), *layers)  # type: ignore[arg-type]
+    data.d = 4
+    for key in "abcd":
+        assert quicker.host_data(data, key) == THEIRS(data, key)
+    assert quicker.host_data(data, "b") is not given
+    for lookup in (quicker.host_data, THEIRS):
+        with pytest.raises(AttributeError, match="has no data `e`"):
+            lookup(data, "e")
+
+
 def test_pyinfra_has_what_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (OPERATION, "get_operation_order_from_stack"),
         (arguments, "all_global_arguments"),
+        (HostData, "__getattr__"),
     ):
         assert callable(getattr(module, name))
         monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
     quicker.quicken()
     assert OPERATION.get_operation_order_from_stack is quicker.operation_order
     assert arguments.all_global_arguments is quicker.all_global_arguments
+    assert HostData.__getattr__ is quicker.host_data
