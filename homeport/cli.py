@@ -358,7 +358,7 @@ def bench_drift(
     to: str | None,
 ) -> None:
     """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far."""
-    from homeport.lab import bench_drift as drift_bench
+    from homeport.lab.bench_drift import measure
 
     try:
         counts = tuple(int(word) for word in hosts.split(",")) if hosts else ()
@@ -368,10 +368,10 @@ def bench_drift(
         raise click.UsageError("--runs must be at least 1, and --hosts 1 to 500")
     _install_lab_packages()
     if counts:
-        result = drift_bench.bench_fleet(counts, runs)
+        result = measure.bench_fleet(counts, runs)
     else:
-        result = drift_bench.bench_drift(inventory, workloads, rtts, runs)
-    drift_bench.print_end(result)
+        result = measure.bench_drift(inventory, workloads, rtts, runs)
+    measure.print_end(result)
     if to:
         report.write_json(result, to)
 
