@@ -146,6 +146,7 @@ def _closing(host: Any) -> list[str]:
 @main.command()
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@click.option("--deploy", metavar="FILE", type=_FromHere(), help="Instead of deploys/full.py.")
 @JSON
 @click.option("--every", metavar="DURATION", help="Go on checking: 30s, 5m, 1h. Needs --tell.")
 @click.option(
@@ -159,28 +160,33 @@ def _closing(host: Any) -> list[str]:
 def drift(
     inventory: Path,
     limit: tuple[str, ...],
+    deploy: Path | None,
     to: str | None,
     every: str | None,
     tell: str | None,
     unit: bool,
 ) -> None:
     """Say where the nodes of INVENTORY are not what it says, and what would change that."""
-    from homeport import watch
     from homeport.drift import drift as check
     from homeport.drift_report import print_result, result_json
 
-    watch.check_options(every=every, tell=tell, unit=unit, to=to)
-    os.environ.pop(watch.VARIABLE, None)  # no program that is started needs to know it
-    converge_line = command_line("converge", inventory)
-    remedy = f"To put it right: {converge_line}"
-    if every and unit:
-        _print_unit(inventory, limit, every)
-        return
-    if every and tell:
-        watch.serve(inventory, limit, watch.seconds(every), tell, remedy)
-    teller = watch.Teller(inventory, tell, remedy=remedy) if tell else None
-    result = check(inventory, ROOT / "deploys" / "full.py", limit=limit)
-    print_result(result, converge_line)
+    remedy = f".venv/bin/pyinfra {inventory} {deploy}" if deploy else ""
+    remedy = remedy or command_line("converge", inventory)
+    teller = None
+    if every or tell is not None or unit:  # imported for those alone: a check is over in a second
+        from homeport import watch
+
+        watch.check_options(every=every, tell=tell, unit=unit, to=to, deploy=deploy)
+        os.environ.pop(watch.VARIABLE, None)  # no program that is started needs to know it
+        words = f"To put it right: {remedy}"
+        if every and unit:
+            _print_unit(inventory, limit, every)
+            return
+        if every and tell:
+            watch.serve(inventory, limit, watch.seconds(every), tell, words)
+        teller = watch.Teller(inventory, tell, remedy=words) if tell else None
+    result = check(inventory, ROOT / (deploy or "deploys/full.py"), limit=limit)
+    print_result(result, remedy)
     found = result_json(str(inventory), result)
     if to:
         report.write_json(found, to)
@@ -377,15 +383,42 @@ def bench_converge(rounds: int, to: str | None) -> None:
 
 
 @bench.command("drift")
+@click.argument("inventory", type=_FromHere(), default="inventory/iona.py")
+@click.option("--hosts", metavar="N[,N]", help="Measure Homeport over so many targets instead.")
 @click.option("--rtt", "rtts", multiple=True, type=int, default=(0, 20), help="Round trip in ms.")
 @click.option("--runs", default=5, show_default=True, help="How often each tool checks the node.")
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(["150", "iona"]),
+    default=("150", "iona"),
+    help="Only this one; iona stands for INVENTORY.",
+)
 @JSON
-def bench_drift(rtts: tuple[int, ...], runs: int, to: str | None) -> None:
-    """Time a drift check of an unchanged Iona against pyinfra's own, on the same lab node."""
-    from homeport.lab.bench_drift import bench_drift as measure
+def bench_drift(
+    inventory: Path,
+    hosts: str | None,
+    rtts: tuple[int, ...],
+    runs: int,
+    workloads: tuple[str, ...],
+    to: str | None,
+) -> None:
+    """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far."""
+    from homeport.lab.bench_drift import measure
 
+    try:
+        counts = tuple(int(word) for word in hosts.split(",")) if hosts else ()
+    except ValueError as error:
+        raise click.UsageError(f"--hosts {hosts}: must be numbers such as 1,10,50") from error
+    if runs < 1 or any(not 1 <= count <= 500 for count in counts):
+        raise click.UsageError("--runs must be at least 1, and --hosts 1 to 500")
     _install_lab_packages()
-    result = measure(Path("inventory/iona.py"), rtts, runs)
+    if counts:
+        result = measure.bench_fleet(counts, runs)
+    else:
+        result = measure.bench_drift(inventory, workloads, rtts, runs)
+    measure.print_end(result)
     if to:
         report.write_json(result, to)
 

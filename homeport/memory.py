@@ -75,5 +75,5 @@ class Memory:
         if commands != self.recorded:
             self.record.write(commands)
         else:
-            self.record.touch()
+            self.record.touch(commands)
         self.recorded = commands

@@ -12,12 +12,15 @@ import secrets
 import shlex
 import time
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import paramiko
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
+from homeport import shortcuts
 from homeport.observe import python_program
+from homeport.shortcuts import Shortcut
 from homeport_node import gather
 
 # Seconds that one fact may take before it is left to be asked by itself. Ours answer in less than
@@ -46,22 +49,45 @@ def elevation(commands: list[str]) -> str:
     return SUDO if commands and all(c.startswith(f"{SUDO}sh -c ") for c in commands) else ""
 
 
-def fact(command: str) -> dict[str, str]:
-    """`command` as `homeport_node.gather` runs it: `sh -c` of a Python program as that program."""
+# A fact as `homeport_node.gather` runs it, and the shortcut there is for it.
+Fact = tuple[dict[str, str], Shortcut | None]
+
+
+@functools.lru_cache(16384)
+def fact(command: str) -> Fact:
+    """How `command` is run on the node: `sh -c` of a Python program as that program."""
     head, _, quoted = command.partition("sh -c ")
     if not head:
         # shlex.split takes milliseconds for each; this undoes shlex.quote, and checks that it did.
         text = quoted[1:-1].replace("'\"'\"'", "'")
-        program = python_program(text) if shlex.quote(text) == quoted else None
-        if program is not None:
-            return {"python": program}
-    return {"shell": command}
+        if shlex.quote(text) == quoted:
+            program = python_program(text)
+            if program is not None:
+                return {"python": program}, None
+            return {"shell": command}, shortcuts.shortcut(text)
+    return {"shell": command}, None
+
+
+def _facts(commands: list[str]) -> list[Fact]:
+    cut = len(elevation(commands))
+    return [fact(command[cut:]) for command in commands]
+
+
+def _batches(facts: list[Fact]) -> list[list[tuple[Shortcut, str]]]:
+    """The shortcuts among `facts` with their commands, those of one process together."""
+    quick = [(short, one["shell"]) for one, short in facts if short is not None]
+    size = shortcuts.AT_ONCE
+    return [quick[begin : begin + size] for begin in range(0, len(quick), size)]
 
 
 def request(commands: list[str], marker: str, seconds: float = SECONDS, cap: int = CAP) -> bytes:
-    """What `BOOT` reads, as the account that `elevation` says: program and request, compressed."""
-    cut = len(elevation(commands))
-    facts = [fact(command[cut:]) for command in commands]
+    """What `BOOT` reads, as the account that `elevation` says: program and request, compressed.
+
+    Facts with a shortcut come last, many to one process.
+    """
+    found = _facts(commands)
+    facts = [one for one, short in found if short is None]
+    facts += [{"python": shortcuts.program(batch)} for batch in _batches(found)]
     asked = {"marker": marker, "facts": facts, "seconds": seconds, "cap": cap}
     return zlib.compress(f"{_source()}\nmain({json.dumps(asked)!r})\n".encode())
 
@@ -85,13 +111,27 @@ def answers(commands: list[str], marker: str, received: bytes) -> dict[str, Comm
         values: list[list[Any] | None] = json.loads(zlib.decompress(rest[8 : 8 + length]))
     except (ValueError, zlib.error):
         return {}
-    if len(values) != len(commands):
+    facts = _facts(commands)
+    batches = _batches(facts)
+    if len(values) != len(commands) - sum(map(len, batches)) + len(batches):
         return {}
+    first = len(values) - len(batches)
+    plain, quick = iter(values[:first]), iter(_quick(batches, values[first:]))
+    each = (next(plain if short is None else quick) for _, short in facts)
     return {
         command: CommandOutput(_lines("stdout", value[1]) + _lines("stderr", value[2]))
-        for command, value in zip(commands, values, strict=True)
+        for command, value in zip(commands, each, strict=True)
         if value is not None and value[0] == 0
     }
+
+
+def _quick(
+    batches: list[list[tuple[Shortcut, str]]], values: list[list[Any] | None]
+) -> Iterator[list[Any] | None]:
+    """The answers of the processes that answered `batches`, one after the other."""
+    for batch, value in zip(batches, values, strict=True):
+        said = value[1] if value is not None and value[0] == 0 else ""
+        yield from shortcuts.expanded(said, len(batch))
 
 
 def _exchange(transport: Any, boot: str, sent: bytes, deadline: float) -> bytes:

@@ -1,6 +1,8 @@
 """What a node was asked by the last run: the texts of its facts' commands, never their answers.
 
-One file for each inventory, node, way to reach it, and deploy, in the user's cache directory. It
+One file for each inventory, node, way to reach it, and deploy, in the user's cache directory. A
+node that has none yet is asked what another of the same inventory was, so that the first check of
+a fleet needs one node to be asked one by one. It
 holds for one state of the deploys: after an edit it counts for nothing and is written anew. What
 is in it will be run on a node, so a file that another account may write is not read.
 """
@@ -42,18 +44,37 @@ def content(deploy: str) -> str:
     return digest.hexdigest()
 
 
+# What of a key tells one node of an inventory from another.
+NODE = ("host", "address")
+
+
+def _name(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
 class Record:
     """The record of one node under one deploy. `key` says which, `deploy` is the deploy's file."""
 
     def __init__(self, key: dict[str, Any], deploy: str) -> None:
-        whole = json.dumps({**key, "deploy": str(Path(deploy).resolve())}, sort_keys=True)
-        name = hashlib.sha256(whole.encode()).hexdigest()[:32]
-        self.path = directory() / f"{name}.json"
+        whole = {**key, "deploy": str(Path(deploy).resolve())}
+        self.family = _name({name: value for name, value in whole.items() if name not in NODE})
+        self.path = directory() / f"{self.family}-{_name(whole)}.json"
         self.content = content(deploy)
 
     def read(self) -> list[str]:
-        """The commands that the last run asked; none when there is no record that counts."""
-        value = private.read_json(self.path)
+        """The commands that the last run asked; none when there is no record that counts.
+
+        Without one of its own, those of the node of the same inventory that was asked last.
+        """
+        if self.path.exists():
+            return self._read(self.path)
+        with contextlib.suppress(OSError):
+            others = self.path.parent.glob(f"{self.family}-*.json")
+            return self._read(max(others, key=lambda path: path.stat().st_mtime, default=self.path))
+        return []
+
+    def _read(self, path: Path) -> list[str]:
+        value = private.read_json(path)
         if not isinstance(value, dict) or value.get("content") != self.content:
             return []
         commands = value.get("commands")
@@ -67,10 +88,14 @@ class Record:
             _sweep(self.path.parent)
             private.write_json({"content": self.content, "commands": commands}, self.path)
 
-    def touch(self) -> None:
-        """Say that the record was of use."""
-        with contextlib.suppress(OSError):
+    def touch(self, commands: list[str]) -> None:
+        """Say that the record, these `commands`, was of use; a borrowed one becomes its own."""
+        try:
             os.utime(self.path)
+        except FileNotFoundError:
+            self.write(commands)
+        except OSError:
+            pass
 
 
 def _sweep(path: Path) -> None:

@@ -22,7 +22,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.inventory import make_inventory
 from pyinfra_cli.util import load_deploy_file
 
-from homeport import connector
+from homeport import connector, quicker
 from homeport.result import Change, Failure, HostResult, Progress, RunResult
 from homeport.spec import SpecError
 
@@ -124,6 +124,7 @@ def begin(path: Path, limit: tuple[str, ...], *, check_for_changes: bool) -> tup
 
     Raises `SpecError` for wrong input, before any connection.
     """
+    quicker.quicken()
     pyinfra.is_cli = True  # operations take their order from the deploy's lines, as under pyinfra
     words = Words()
     pyinfra.logger.handlers = [words]

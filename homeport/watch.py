@@ -57,7 +57,14 @@ def seconds(text: str) -> int:
     return value
 
 
-def check_options(*, every: str | None, tell: str | None, unit: bool, to: str | None) -> None:
+def check_options(
+    *,
+    every: str | None,
+    tell: str | None,
+    unit: bool,
+    to: str | None = None,
+    deploy: Path | None = None,
+) -> None:
     """Refuse options of `drift` that do not go together. Raises `SpecError`, before anything."""
     if every:
         seconds(every)
@@ -69,6 +76,8 @@ def check_options(*, every: str | None, tell: str | None, unit: bool, to: str | 
         raise SpecError(
             f"--every: needs --tell URL, or {VARIABLE} in the environment: nobody would hear of it"
         )
+    if every and deploy:
+        raise SpecError("--deploy: is for a single check: what is watched is deploys/full.py")
     if every and to:
         raise SpecError("--json: is for a single check: with --every the webhook gets the JSON")
 

@@ -142,9 +142,16 @@ def test_misses_and_failures_are_asked_by_themselves(node: Node) -> None:
 
 def test_two_records_for_two_ways_to_a_node(node: Node) -> None:
     learn("one")
-    for other in ({"ssh_user": "ann"}, {"_sudo": True}, {"inventory_file": "j.py"}, {"name": "x"}):
+    for other in ({"ssh_user": "ann"}, {"_sudo": True}, {"inventory_file": "j.py"}):
         begin(**other).get_fact(Text, text="one")
     assert node.together == []
+
+
+def test_another_node_of_the_inventory_is_asked_the_same_together(node: Node) -> None:
+    learn("one")
+    host = begin(name="x")
+    assert host.get_fact(Text, text="one") == "together then"
+    assert node.together == [["sh -c 'echo one'"]]
 
 
 @pytest.mark.parametrize("data", [{"homeport_prefetch": False}, {}])

@@ -119,7 +119,7 @@ def test_other_shell_text_is_no_python_program(text: str) -> None:
 def test_only_a_node_fact_whole_and_alone_is_run_as_python() -> None:
     text = Base().command(zone="it's", units=[], wanted=[]).get_raw_value()
     command = f"sh -c {shlex.quote(text)}"
-    assert prefetch.fact(command) == {"python": python_program(text)}
+    assert prefetch.fact(command) == ({"python": python_program(text)}, None)
     hidden = command.replace("import json", "'; touch /tmp/x; 'import json", 1)
     for other in (
         hidden,
@@ -128,7 +128,7 @@ def test_only_a_node_fact_whole_and_alone_is_run_as_python() -> None:
         f"sh -c {shlex.quote(text)}'a'",
         "sh -c id",
     ):
-        assert prefetch.fact(other) == {"shell": other}
+        assert prefetch.fact(other) == ({"shell": other}, None)
 
 
 def test_one_sudo_serves_all_when_all_want_the_same() -> None:

@@ -38,10 +38,25 @@ def test_it_is_kept_for_the_user_alone(deploy: str, cache: Path) -> None:
     assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
 
 
-@pytest.mark.parametrize("field", KEY)
+@pytest.mark.parametrize("field", KEY.keys() - {"host"})
 def test_every_part_of_the_key_counts(field: str, deploy: str) -> None:
     Record(KEY, deploy).write(["a"])
     assert Record({**KEY, field: "other"}, deploy).read() == []
+
+
+def test_a_node_without_a_record_borrows_the_newest_of_its_inventory(deploy: str) -> None:
+    old, new = (Record({**KEY, "host": name}, deploy) for name in ("old", "new"))
+    old.write(["old"])
+    new.write(["new"])
+    os.utime(old.path, (0, time.time() - 60))
+    own = Record({**KEY, "host": "third"}, deploy)
+    assert own.read() == ["new"]
+    own.touch(["new"])  # it was of use: from now on it has one of its own
+    assert own.path.exists()
+    new.write(["newer"])
+    assert own.read() == ["new"]
+    own.path.write_text("{")
+    assert own.read() == []
 
 
 def test_an_edited_deploy_has_no_record(deploy: str) -> None:
