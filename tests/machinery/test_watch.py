@@ -416,6 +416,7 @@ def typed(*words: str, **environment: str) -> Result:
         (["--tell", "x"], "--tell: must be an address"),
         (["--unit"], "--unit: needs --every"),
         (["--every", "5m", "--tell", "https://x", "--json", "-"], "--json: is for a single"),
+        (["--every", "5m", "--tell", "https://x", "--deploy", "x.py"], "--deploy: is for a single"),
         (["--every", "5m", "--tell", "https://x"], "nowhere.py: there is no such inventory"),
         (["--every", "5m", "--unit"], "nowhere.py: there is no such inventory"),
     ],
