@@ -359,7 +359,7 @@ def release() -> None:
 
 
 def _install_lab_packages() -> None:
-    from homeport.prerequisites import install_lab_packages
+    from homeport.lab.prerequisites import install_lab_packages
 
     install_lab_packages()
 

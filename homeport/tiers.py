@@ -66,7 +66,7 @@ def _reason_not_to(tier: Tier) -> str:
     """Why this machine cannot carry `tier`, or ""."""
     if tier.name not in ("container", "soak"):
         return ""
-    from homeport.prerequisites import LabUnavailable, install_lab_packages
+    from homeport.lab.prerequisites import LabUnavailable, install_lab_packages
 
     try:
         install_lab_packages()

@@ -15,7 +15,6 @@ from deploys.caddy.facts import (
     unserved,
 )
 from deploys.caddy.spec import CONFIG, DISTRIBUTION, DROPIN, dropin, render, sha256
-from homeport.observe import program
 from homeport.spec import SpecError
 from homeport_node import caddy as aboard
 from homeport_node.common import Ran
@@ -317,10 +316,6 @@ def test_trust_lines_compare_before_they_install() -> None:
     assert fetch < compare < install
     assert "\n" not in command
     assert "http://[2001:db8::1]/ca.crt" in " ".join(trust_lines(SPEC, "2001:db8::1", "ab" * 32))
-
-
-def test_the_observing_program_travels_whole() -> None:
-    compile(program("caddy", {}), "caddy", "exec")
 
 
 def test_listeners_of_others_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import paramiko
 import pytest
 
 from homeport.describe import Reached, Seen, assign, lacks, render
-from homeport.observe import program
 from homeport.probe import _why_not, probe
 from homeport.spec import SpecError
 from homeport.targets import Target, read_targets
@@ -214,10 +213,6 @@ def test_access_point_mode_is_read_from_its_own_list() -> None:
     assert has_access_point(IW_AP)
     assert not has_access_point(IW_NO_AP)
     assert not has_access_point("")
-
-
-def test_the_program_travels_whole() -> None:
-    compile(program("probe", {}), "probe", "exec")
 
 
 @pytest.mark.parametrize(

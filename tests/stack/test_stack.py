@@ -396,17 +396,25 @@ def test_operations(
     assert bool(noops) is not bool(commands)
 
 
-SEEN_BARE = [operations.fetch, operations.enabled, operations.active, operations.tidy]
+SEEN_BARE = [
+    (operations.fetch, ["Docker does not answer"]),
+    (operations.provide, ["Docker does not answer"]),
+    (operations.enabled, ["daemon-reload", "enable"]),
+    (operations.active, ["start"]),
+    (operations.tidy, []),
+]
 
 
-@pytest.mark.parametrize("operation", SEEN_BARE)
+@pytest.mark.parametrize(("operation", "words"), SEEN_BARE)
 def test_a_node_without_python3_can_be_looked_at(
-    monkeypatch: pytest.MonkeyPatch, operation: Any
+    monkeypatch: pytest.MonkeyPatch, operation: Any, words: list[str]
 ) -> None:
     """Before the first run, as `pyinfra --dry` does: the fact is its default then."""
     fake = SimpleNamespace(get_fact=lambda fact, **_: {}, noop=print)
     monkeypatch.setattr(operations, "host", fake)
-    list(operation._inner(stack=STACK))
+    commands = [str(command) for command in operation._inner(stack=STACK)]
+    assert len(commands) == len(words)
+    assert all(word in command for word, command in zip(words, commands, strict=True))
 
 
 def test_fetching_ahead_cannot_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,44 @@
+"""The programs that observe a node travel as source: each works alone, on a bare Python."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import homeport_node
+from homeport.observe import program
+
+FOLDER = Path(homeport_node.__file__).parent
+TREES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py")}
+OBSERVE = sorted(
+    stem
+    for stem, tree in TREES.items()
+    if any(isinstance(node, ast.FunctionDef) and node.name == "observe" for node in tree.body)
+)
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """What the module imports when it is loaded."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            own = node.module.startswith("homeport_node")
+            names.add(node.module if own else node.module.partition(".")[0])
+    return names
+
+
+def test_there_is_one_for_each_capability_that_looks_at_the_node() -> None:
+    assert {"base", "caddy", "docker", "hf_models", "probe", "secrets", "stack"} <= set(OBSERVE)
+
+
+@pytest.mark.parametrize("stem", OBSERVE)
+def test_it_needs_nothing_but_the_standard_library_and_what_travels_with_it(stem: str) -> None:
+    known = sys.stdlib_module_names | {"homeport_node.common"}
+    assert imported(TREES[stem]) <= known
+    assert imported(TREES["common"]) <= sys.stdlib_module_names
+    text = program(stem, {})
+    assert "def observe(" in text
+    compile(text, stem, "exec")
