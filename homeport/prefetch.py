@@ -12,7 +12,6 @@ import secrets
 import shlex
 import time
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import paramiko
@@ -73,11 +72,24 @@ def _facts(commands: list[str]) -> list[Fact]:
     return [fact(command[cut:]) for command in commands]
 
 
-def _batches(facts: list[Fact]) -> list[list[tuple[Shortcut, str]]]:
-    """The shortcuts among `facts` with their commands, those of one process together."""
-    quick = [(short, one["shell"]) for one, short in facts if short is not None]
+def _batches(facts: list[Fact]) -> list[list[int]]:
+    """The places in `facts` of those with a shortcut, those of one process together.
+
+    Units are apart from the rest: systemd may hang, and files do not.
+    """
+    quick = [(short[0] == "unit", place) for place, (_, short) in enumerate(facts) if short]
     size = shortcuts.AT_ONCE
-    return [quick[begin : begin + size] for begin in range(0, len(quick), size)]
+    return [
+        same[begin : begin + size]
+        for kind in (False, True)
+        for same in [[place for unit, place in quick if unit is kind]]
+        for begin in range(0, len(same), size)
+    ]
+
+
+def _program(facts: list[Fact], batch: list[int]) -> str:
+    asked = [(short, one["shell"]) for one, short in (facts[place] for place in batch) if short]
+    return shortcuts.program(asked)
 
 
 def request(commands: list[str], marker: str, seconds: float = SECONDS, cap: int = CAP) -> bytes:
@@ -87,7 +99,7 @@ def request(commands: list[str], marker: str, seconds: float = SECONDS, cap: int
     """
     found = _facts(commands)
     facts = [one for one, short in found if short is None]
-    facts += [{"python": shortcuts.program(batch)} for batch in _batches(found)]
+    facts += [{"python": _program(found, batch)} for batch in _batches(found)]
     asked = {"marker": marker, "facts": facts, "seconds": seconds, "cap": cap}
     return zlib.compress(f"{_source()}\nmain({json.dumps(asked)!r})\n".encode())
 
@@ -116,22 +128,16 @@ def answers(commands: list[str], marker: str, received: bytes) -> dict[str, Comm
     if len(values) != len(commands) - sum(map(len, batches)) + len(batches):
         return {}
     first = len(values) - len(batches)
-    plain, quick = iter(values[:first]), iter(_quick(batches, values[first:]))
-    each = (next(plain if short is None else quick) for _, short in facts)
+    plain = [place for place, (_, short) in enumerate(facts) if short is None]
+    placed = dict(zip(plain, values[:first], strict=True))
+    for batch, value in zip(batches, values[first:], strict=True):
+        said = value[1] if value is not None and value[0] == 0 else ""
+        placed |= zip(batch, shortcuts.expanded(said, len(batch)), strict=True)
     return {
         command: CommandOutput(_lines("stdout", value[1]) + _lines("stderr", value[2]))
-        for command, value in zip(commands, each, strict=True)
+        for command, value in ((one, placed[place]) for place, one in enumerate(commands))
         if value is not None and value[0] == 0
     }
-
-
-def _quick(
-    batches: list[list[tuple[Shortcut, str]]], values: list[list[Any] | None]
-) -> Iterator[list[Any] | None]:
-    """The answers of the processes that answered `batches`, one after the other."""
-    for batch, value in zip(batches, values, strict=True):
-        said = value[1] if value is not None and value[0] == 0 else ""
-        yield from shortcuts.expanded(said, len(batch))
 
 
 def _exchange(transport: Any, boot: str, sent: bytes, deadline: float) -> bytes:

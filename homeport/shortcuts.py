@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pyinfra.api import StringCommand
+from pyinfra.api import StringCommand, facts
 from pyinfra.facts.files import File, FindInFile, Sha1File
 from pyinfra.facts.server import Users
+from pyinfra.facts.systemd import SystemdEnabled, SystemdStatus
 
 from homeport_node import shortcuts
 
@@ -25,6 +26,10 @@ _SHA1 = re.compile(rf"test -e ({_PATH}) && \( sha1sum ")
 # Literals, ".", ".*" and the two anchors are the same to grep's basic regular expressions and `re`.
 _PATTERN = r"\^?(?:[A-Za-z0-9_ /:,@%=.#-]|\.\*)*\$?"
 _LINES = re.compile(rf"grep -e (?:'({_PATTERN})'|({_PATH})) ({_PATH}) 2> ")
+_UNIT = re.compile(
+    r"if command -v systemctl >/dev/null 2>&1; then \( systemctl show --all "
+    rf"--property Id --property (\w+) ({_PATH}) \); "
+)
 # More of them, and `re` may take very long for a line that does not match.
 _MOST_STARS = 3
 
@@ -41,6 +46,21 @@ def _text(command: Any) -> str:
 @functools.cache
 def _accounts() -> str:
     return _text(Users().command())
+
+
+def _guarded(fact: Any, command: Any) -> str:
+    """As pyinfra guards the command of a fact that needs a program (`facts._get_fact`)."""
+    needs = fact.requires_command()
+    return (
+        f"if command -v {needs} >/dev/null 2>&1; then ( {_text(command)} ); "
+        f"else echo '{facts._MISSING_COMMAND_MARKER}'; fi"
+    )
+
+
+def _unit(found: re.Match[str]) -> tuple[str, Shortcut]:
+    name, unit = found[1], found[2]
+    fact = SystemdStatus() if name == SystemdStatus.state_key else SystemdEnabled()
+    return _guarded(fact, fact.command(services=unit)), ("unit", [fact.state_key, unit])
 
 
 def _status(found: re.Match[str]) -> tuple[str, Shortcut]:
@@ -65,6 +85,7 @@ _KINDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], tuple[str, Shortc
     (_STATUS, _status),
     (_SHA1, _sha1),
     (_LINES, _lines),
+    (_UNIT, _unit),
 )
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # What no quoting of a shell or of `stat` touches; the desk sends no other paths.
@@ -122,13 +122,50 @@ def accounts() -> "str | None":
     return None if "\\" in text else text  # the shell's echo would take it for an escape
 
 
-KINDS = {"status": file_status, "sha1": sha1, "lines": lines, "accounts": accounts}
+class Units:
+    """What `systemctl show` says of units: asked once for all of them, when the first is."""
+
+    def __init__(self, wanted: "list[list[str]]") -> None:
+        self.wanted = wanted  # pairs of property and unit
+        self.said: dict[str, list[str]] | None = None
+
+    def __call__(self, name: str, unit: str) -> "str | None":
+        """The lines for "Id" and the property `name` of `unit`."""
+        if self.said is None:
+            self.said = self._ask()
+        found = self.said.get(unit)
+        keep = ("Id=", f"{name}=")
+        if not found:
+            return None
+        return "".join(f"{line}\n" for line in found if line.startswith(keep))
+
+    def _ask(self) -> "dict[str, list[str]]":
+        names = sorted({name for name, _ in self.wanted})
+        units = list(dict.fromkeys(unit for _, unit in self.wanted))
+        words = ["systemctl", "show", "--all", "--property", "Id"]
+        for name in names:
+            words += ["--property", name]
+        done = subprocess.run(
+            [*words, *units], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        blocks = done.stdout.decode().split("\n\n")
+        if done.returncode or done.stderr or len(blocks) != len(units):
+            return {}
+        return dict(zip(units, [block.splitlines() for block in blocks], strict=True))
+
+
+KINDS: "dict[str, Callable[..., str | None]]" = {
+    "status": file_status,
+    "sha1": sha1,
+    "lines": lines,
+    "accounts": accounts,
+}
 
 
 def answer(kind: str, arguments: "list[str]", command: str) -> "list[Any]":
     """[exit status, stdout, stderr] of `command`, which is `kind` of `arguments`."""
     try:
-        said = KINDS[kind](*arguments)  # type: ignore[operator]
+        said = KINDS[kind](*arguments)
     except (OSError, ValueError, KeyError):
         said = None
     if said is not None:
@@ -141,5 +178,6 @@ def answer(kind: str, arguments: "list[str]", command: str) -> "list[Any]":
 
 def answers(asked: "list[list[Any]]") -> "Iterator[list[Any]]":
     """The answer to each [kind, arguments, command] of `asked`."""
+    KINDS["unit"] = Units([arguments for kind, arguments, _ in asked if kind == "unit"])
     for kind, arguments, command in asked:
         yield answer(kind, arguments, command)

@@ -6,13 +6,15 @@ import shlex
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyinfra.api import StringCommand
-from pyinfra.connectors.util import make_unix_command
+from pyinfra.api import StringCommand, arguments, facts
+from pyinfra.connectors.util import CommandOutput, make_unix_command
 from pyinfra.facts.files import Directory, File, FindInFile, Link, Sha1File, Sha256File
 from pyinfra.facts.server import Users
+from pyinfra.facts.systemd import SystemdEnabled, SystemdStatus
 
 from homeport import prefetch, shortcuts
 from homeport_node import shortcuts as aboard
@@ -33,9 +35,8 @@ def assert_same(text: str, *, short: bool = True) -> None:
     """The answer is the shell's, and it came without one as `short` says."""
     found = shortcuts.shortcut(text)
     assert found is not None, text
-    kind, arguments = found
-    assert aboard.answer(kind, arguments, text) == by_shell(text)
-    assert (aboard.answer(kind, arguments, "exit 99")[0] == 0) is short, text
+    assert aboard.answer(*found, text) == by_shell(text)
+    assert (aboard.answer(*found, "exit 99")[0] == 0) is short, text
 
 
 @pytest.fixture
@@ -118,9 +119,76 @@ def test_the_accounts() -> None:
     assert aboard.answer("accounts", [], text) == by_shell(text)
 
 
+SYSTEMCTL = """#!/bin/sh
+# Stands for the program where there is no systemd: a block for each unit, properties in its order.
+echo "$@" >>"$ASKED"
+wanted=
+while [ $# -gt 0 ]; do
+    case $1 in
+    show | --all) ;;
+    --property) wanted="$wanted $2"; shift ;;
+    *)
+        [ -z "$more" ] || echo
+        more=1
+        for name in Id SubState UnitFileState; do
+            case "$wanted " in *" $name "*) echo "$name=${name%d}-$1" ;; esac
+        done ;;
+    esac
+    shift
+done
+[ ! -e "$ASKED.wrong" ] || exit 1
+"""
+
+
+def unit_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pyinfra sends for two facts of two units."""
+    texts: list[str] = []
+
+    def run_shell_command(command: StringCommand, **_: Any) -> tuple[bool, CommandOutput]:
+        texts.append(text_of(command))
+        return True, CommandOutput([])
+
+    arguments = dict.fromkeys(all_global_arguments_names(), None)
+    host: Any = SimpleNamespace(connected=True, run_shell_command=run_shell_command)
+    host.print_prefix = ""
+    monkeypatch.setattr(facts, "_handle_fact_kwargs", lambda s, h, c, a, kw: (kw, dict(arguments)))
+    state: Any = SimpleNamespace(
+        print_fact_output=False, print_fact_input=False, print_fact_info=False
+    )
+    for unit in ("a.service", "b@1.timer"):
+        for fact in (SystemdStatus, SystemdEnabled):
+            facts.get_fact(state, host, fact, kwargs={"services": unit})
+    return texts
+
+
+def all_global_arguments_names() -> list[str]:
+    return [name for name, _ in arguments.all_global_arguments()]
+
+
+def test_units_are_asked_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = unit_texts(monkeypatch)
+    (tmp_path / "systemctl").write_text(SYSTEMCTL)
+    (tmp_path / "systemctl").chmod(0o755)
+    asked = tmp_path / "asked"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("ASKED", str(asked))
+    found = [shortcuts.shortcut(text) for text in texts]
+    assert [short and short[0] for short in found] == ["unit"] * 4
+    request = [[*(short or ()), text] for short, text in zip(found, texts, strict=True)]
+    alone = [by_shell(text) for text in texts]
+    asked.unlink()
+    assert list(aboard.answers(request)) == alone
+    assert "SubState=SubState-a.service\n" in alone[0][1]
+    assert len(asked.read_text().splitlines()) == 1
+    (tmp_path / "asked.wrong").touch()  # when together went wrong, each is asked by itself
+    assert list(aboard.answers(request)) == [by_shell(text) for text in texts]
+    assert alone != list(aboard.answers(request))
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        text_of(SystemdStatus().command(services="a.service")),
         text_of(File().command("/a b")),
         text_of(File().command("/a'b")),
         text_of(File().command("~/a")),

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,17 @@ from homeport.lab.machine import Machine
 DEPLOY = Path("homeport/lab/bench_drift/mix_deploy.py")
 CPU = "cat /sys/fs/cgroup/cpu.stat"
 HANDSHAKES = 10
+
+# Runs a command and writes what it used to a file: processor seconds, and peak memory in KiB. A
+# process of its own: gevent, which is in this one, waits for children in a way of its own.
+USED = """
+import json, resource, subprocess, sys
+done = subprocess.run(sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss], file)
+sys.exit(done.returncode)
+"""
 
 # Runs the command line under a profiler that counts processor time, and writes it to a file.
 PROFILED = """
@@ -67,28 +79,26 @@ def _run(machine: Machine, words: Sequence[str], environment: dict[str, str]) ->
     """One check, with what it cost. Raises `LabError` when it could not tell."""
     before = _node_seconds(machine)
     began = time.monotonic()
-    with subprocess.Popen(
-        words,
-        cwd=rivals.ROOT,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
-    if process.returncode not in (0, 2):
-        raise LabError(f"homeport exited {process.returncode}: {said[-2000:]}")
+    with tempfile.NamedTemporaryFile() as file:
+        done = subprocess.run(
+            [sys.executable, "-c", USED, file.name, *words],
+            cwd=rivals.ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - began
+        if done.returncode not in (0, 2):
+            raise LabError(f"homeport exited {done.returncode}: {done.stderr[-2000:]}")
+        desk, peak = json.loads(Path(file.name).read_text())
     return Cost(
         seconds=seconds,
-        desk=used.ru_utime + used.ru_stime,
+        desk=desk,
         node=_node_seconds(machine) - before,
-        peak=used.ru_maxrss / 1024,
-        said=json.loads(said),
+        peak=peak / 1024,
+        said=json.loads(done.stdout),
     )
 
 

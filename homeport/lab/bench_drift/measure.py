@@ -29,8 +29,9 @@ from homeport.lab.stage import Stage, stage
 
 WORKLOADS = ("150", "iona")
 
-# What Ansible's apt module needs on a node, and a node of someone who uses Ansible has.
-FOR_ANSIBLE = "apt-get update -q && apt-get install -y -q --no-install-recommends python3-apt"
+# Lists of packages, and what Ansible's apt module needs on a node: a node of someone who uses
+# Ansible has it.
+PREPARE = "apt-get update -q && apt-get install -y -q --no-install-recommends python3-apt"
 
 MIX_DRIFT = f"{mix.DIRECTORY}/gallery/users.csv"
 HOSTS_DRIFT = "cp /etc/hosts /run/bench-hosts; grep -v iona-api /run/bench-hosts >/etc/hosts"
@@ -168,7 +169,7 @@ def bench_drift(
         # Below /tmp: the path of a socket for a kept connection may have 107 bytes.
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hp-")))
         (place,) = stack.enter_context(places(node, directory))
-        node.succeed(FOR_ANSIBLE)
+        node.succeed(PREPARE)
         wanted = [iona_workload(on, directory)] if on else []
         if "150" in workloads:
             _install_mix(place, directory)
@@ -187,6 +188,7 @@ def bench_fleet(counts: Sequence[int], runs: int) -> dict[str, Any]:
         node = stack.enter_context(_bare())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hp-")))
         nodes = stack.enter_context(places(node, directory, max(counts)))
+        node.succeed(PREPARE)
         _install_mix(nodes[0], directory)
         found = fleet(nodes, sorted(counts), runs, directory, say, MIX_DRIFT)
     return _judged({"results": [], "floor": [], "fleet": found})
