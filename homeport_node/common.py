@@ -13,6 +13,8 @@ SECRETS = "/etc/homeport/secrets"
 STACK = "/etc/homeport/stack"
 COMPOSE_FILE = f"{STACK}/compose.yaml"
 STACK_UNIT = "homeport-stack.service"
+# Held by whoever changes the stack's containers.
+STACK_LOCK = "/run/homeport-stack.lock"
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,20 @@ class Ran:
         return self.status == 0
 
 
-def run(*command: str, timeout: float = 20, stdin: str = "") -> Ran:
-    """Run `command` for at most `timeout` seconds. Never raises: 124 means it took longer."""
+def run(*command: str, timeout: float = 20, stdin: str = "", keep: "tuple[int, ...]" = ()) -> Ran:
+    """Run `command` for at most `timeout` seconds. Never raises: 124 means it took longer.
+
+    It inherits the descriptors in `keep`, and with them their locks.
+    """
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            pass_fds=keep,
         )
     except FileNotFoundError as error:
         return Ran(127, "", str(error))

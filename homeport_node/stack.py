@@ -1,6 +1,7 @@
 """What a node's Compose project is: on disk, in Docker, and as the containers see it."""
 
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from homeport_node.common import (
     COMPOSE_FILE,
     SECRETS,
     STACK,
+    STACK_LOCK,
     STACK_UNIT,
     compose_command,
     read,
@@ -209,6 +211,18 @@ def _unit() -> "dict[str, Any]":
     return {**state, "docker_knows": DROPIN in docker}
 
 
+def _busy() -> bool:
+    """Whether somebody changes the stack now: mostly a run whose connection broke."""
+    try:
+        with open(STACK_LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _project_on_disk() -> str:
     for line in (read(COMPOSE_FILE) or "").splitlines()[:3]:
         if line.startswith("# Project: "):
@@ -235,6 +249,7 @@ def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[s
     parts = {"files": _files, "images": lambda: _images(references), "unit": _unit}
     if only:
         return {only: parts[only]()}
+    busy = _busy()  # before all else: what is looked at afterwards is then what it left
     text = read(COMPOSE_FILE)
     on_disk = _project_on_disk()
     project = project or on_disk
@@ -262,4 +277,5 @@ def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[s
         "volumes": _volumes(volumes, project, own) if version.ok else {},
         "taken": _taken(ports - held),
         "unit": _unit(),
+        "busy": busy,
     }

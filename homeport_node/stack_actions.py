@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -9,15 +10,26 @@ import re
 import socket
 import time
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import COMPOSE_FILE, SECRETS, STACK, Ran, compose_command, read, run
+from homeport_node.common import (
+    COMPOSE_FILE,
+    SECRETS,
+    STACK,
+    STACK_LOCK,
+    Ran,
+    compose_command,
+    read,
+    run,
+)
 
 PROJECT = "com.docker.compose.project"
 PULL_TIMEOUT = 7200  # seconds: the images are gigabytes, the line may be slow
 SILENCE = 300  # seconds without a word about a pull: then nobody is told of it any more
 UP_TIMEOUT = 900
+ABSENT_TIMEOUT = 30  # seconds: Compose makes every container before it ends
 TRIAL = "homeport-trial"
 SOCKET = "/var/run/docker.sock"
 GPU_REMEDY = "Docker started before NVIDIA's container toolkit was there: systemctl restart docker"
@@ -45,11 +57,36 @@ def words(text: str, lines: int = 12) -> str:
     return masked("\n".join(kept[-lines:]))
 
 
-def _compose(project: str, *arguments: str, timeout: float = UP_TIMEOUT) -> "str | None":
+@contextlib.contextmanager
+def _alone(patience: float = UP_TIMEOUT) -> "Iterator[int]":
+    """Let nobody else change the containers meanwhile; a descriptor for programs to inherit.
+
+    Compose itself has no lock, and goes on when the connection over which it was started breaks:
+    then it alone holds this one. Raises TimeoutError.
+    """
+    with open(STACK_LOCK, "ab") as file:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"somebody else changes the stack for more than {patience:g} s: "
+                        f"see `fuser -v {STACK_LOCK}`, then converge again"
+                    ) from None
+                time.sleep(0.2)
+        yield file.fileno()
+
+
+def _compose(project: str, *arguments: str, keep: int) -> "str | None":
     command = compose_command()
     if not command:
         return "this node has no Docker Compose"
-    ran = run(*command, "-p", project, "-f", COMPOSE_FILE, *arguments, timeout=timeout)
+    ran = run(
+        *command, "-p", project, "-f", COMPOSE_FILE, *arguments, timeout=UP_TIMEOUT, keep=(keep,)
+    )
     if ran.ok:
         return None
     said = words(ran.err or ran.out)
@@ -177,17 +214,26 @@ def attempt(
 
 def up(project: str, recreate: "list[str]") -> "str | None":
     """Make the project as the Compose file says; `recreate` are made anew whatever it says."""
-    if recreate:
-        problem = _compose(project, "up", "--detach", "--force-recreate", "--no-deps", *recreate)
-        if problem:
-            return problem
-    return _compose(project, "up", "--detach", "--remove-orphans")
+    try:
+        with _alone() as keep:
+            if recreate:
+                again = ("up", "--detach", "--force-recreate", "--no-deps", *recreate)
+                problem = _compose(project, *again, keep=keep)
+                if problem:
+                    return problem
+            return _compose(project, "up", "--detach", "--remove-orphans", keep=keep)
+    except TimeoutError as error:
+        return str(error)
 
 
 def remove_containers(ids: "list[str]") -> "str | None":
     """Stop and remove containers that the inventory no longer wants; volumes stay."""
-    run("docker", "stop", *ids, timeout=300)
-    ran = run("docker", "rm", "--force", *ids, timeout=120)
+    try:
+        with _alone() as keep:
+            run("docker", "stop", *ids, timeout=300, keep=(keep,))
+            ran = run("docker", "rm", "--force", *ids, timeout=120, keep=(keep,))
+    except TimeoutError as error:
+        return str(error)
     return None if ran.ok else f"docker rm failed: {words(ran.err)}"
 
 
@@ -219,7 +265,8 @@ def _logs(container: str) -> str:
 def wait(project: str, services: "dict[str, int]") -> "str | None":
     """Wait until each service runs and is healthy; {name: seconds}.
 
-    A service that crashes three times, or that Docker calls unhealthy, is not waited for further.
+    A service that crashes three times, that Docker calls unhealthy, or that has no container is
+    not waited for further.
     """
     began = time.monotonic()
     waiting = dict(services)
@@ -232,7 +279,8 @@ def wait(project: str, services: "dict[str, int]") -> "str | None":
                 del waiting[service]
                 continue
             waited = time.monotonic() - began
-            if waited > limit or state.get("failed") or crashes >= 3:
+            gone = state["status"] == "absent" and waited > ABSENT_TIMEOUT
+            if waited > limit or gone or state.get("failed") or crashes >= 3:
                 logs = _logs(state["id"]) if state["id"] else "(no container)"
                 return (
                     f"{service} is not ready after {waited:.0f} s: {state['status']}, started "
@@ -255,4 +303,8 @@ def remove_files(paths: "list[str]") -> "str | None":
 
 def down(project: str) -> "str | None":
     """Stop and remove the project's containers and network; volumes stay."""
-    return _compose(project, "down", "--remove-orphans")
+    try:
+        with _alone() as keep:
+            return _compose(project, "down", "--remove-orphans", keep=keep)
+    except TimeoutError as error:
+        return str(error)

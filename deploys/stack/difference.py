@@ -144,6 +144,9 @@ def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
     if stale_file and not up:
         # The file is put right before this step runs; its hashes are read again then.
         up = {"compose.yaml": "is not the wanted one"}
+    if observed.get("busy") and not up:
+        # What it leaves is not known: `up` waits for it, and Compose looks again then.
+        up = {"compose.yaml": "is being carried out by a run whose connection broke"}
     missing = {ref for ref, image in observed["images"].items() if not image}
     return Difference(
         pull=tuple(sorted(missing)),

@@ -21,7 +21,10 @@ class StackState(NodeFact):
      "volumes": {"open-webui": {"ours": true, "users": ["running containers of others"]}},
      "taken": {"8080": "python3 (pid 123)"},
      "unit": {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active",
-              "NeedDaemonReload": "no", "docker_knows": true}}
+              "NeedDaemonReload": "no", "docker_knows": true},
+     "busy": false}
+
+    `busy` is whether Compose is at work, which goes on when the connection of a run breaks.
     """
 
     stem = "stack"

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import socketserver
+import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -141,6 +143,10 @@ CASES: dict[str, tuple[dict[str, Any], Difference]] = {
     "file not yet written": (
         observed(compose_file=""),
         Difference(up={"compose.yaml": "is not the wanted one"}),
+    ),
+    "a run was cut off, and Compose goes on": (
+        observed(busy=True),
+        Difference(up={"compose.yaml": "is being carried out by a run whose connection broke"}),
     ),
     "port taken": (
         observed(taken={"3000": "python3 (pid 9)"}),
@@ -644,6 +650,37 @@ def test_where_the_stack_stands_in_the_whole() -> None:
     for early in ("llama_server.apply", "stack.fetch"):
         assert calls.index("docker.apply") < calls.index(early) < calls.index("hf_models.apply")
     assert calls.index("llama_server.apply") < calls.index("stack.fetch")
+
+
+def test_compose_keeps_the_lock_when_its_run_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "lock")
+    monkeypatch.setattr(stack_actions, "STACK_LOCK", lock)
+    monkeypatch.setattr(aboard, "STACK_LOCK", lock)
+    assert not aboard._busy()
+    with stack_actions._alone() as keep:
+        left = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(keep,))
+        assert aboard._busy()
+    assert aboard._busy()
+    monkeypatch.setattr(stack_actions, "_alone", partial(stack_actions._alone, 0))
+    for problem in (
+        stack_actions.up("iona", []),
+        stack_actions.down("iona"),
+        stack_actions.remove_containers(["x"]),
+    ):
+        assert "somebody else changes the stack" in (problem or "")
+    left.communicate()
+    assert not aboard._busy()
+
+
+def test_a_service_without_a_container_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 10))
+    fake = SimpleNamespace(monotonic=lambda: float(next(clock)), sleep=lambda seconds: None)
+    monkeypatch.setattr(stack_actions, "time", fake)
+    monkeypatch.setattr(stack_actions, "run", lambda *words, **_: Ran(0, "", ""))
+    said = stack_actions.wait("iona", {"ui": 1800}) or ""
+    assert said.startswith("ui is not ready after 40 s: absent")
 
 
 class _Daemon(socketserver.StreamRequestHandler):
