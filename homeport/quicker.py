@@ -4,7 +4,7 @@ pyinfra orders operations by the lines they were called from, and asks `inspect`
 reads and searches source files that nobody looks at afterwards; and for every operation and every
 fact it resolves the types of its global arguments, and looks each of them up in the host's data by
 way of five exceptions. Together they are most of what a drift check computes at the desk.
-`tests/machinery/test_quicker.py` holds them equal to pyinfra's, and fails when an upgrade moves
+`tests/drift/test_quicker.py` holds them equal to pyinfra's, and fails when an upgrade moves
 them.
 """
 

@@ -1,7 +1,8 @@
 """The test tiers: which there are, what each needs, and running those that this machine carries.
 
 `unit` needs nothing; it includes ruff and mypy. `container` needs the container lab: there Iona is
-built, broken in every way that is listed, and healed. `soak` holds what counts into the dozens; it
+built, broken in every way that is listed, interrupted, and healed. Of the 75 minutes in which all
+must be over on two cores from empty caches, 45 are kept for a tier on virtual machines. `soak` holds what counts into the dozens; it
 is only run by name.
 """
 
@@ -34,7 +35,7 @@ def _python(*arguments: str) -> tuple[str, ...]:
 
 UNIT = ("-m", "not node and not container and not soak")
 # The unit tests run in two processes: about half of the time goes to these.
-HALF = ("tests/machinery", "tests/lab")
+HALF = ("tests/drift", "tests/lab")
 
 TIERS = (
     Tier(
@@ -51,7 +52,7 @@ TIERS = (
     Tier(
         name="container",
         commands=(_python("pytest", "-m", "container", "-v", "--durations=15", "tests"),),
-        budget_minutes=20,
+        budget_minutes=29,
     ),
     Tier(
         name="soak",

@@ -14,7 +14,7 @@ import pytest
 from homeport.lab.rehearse import ROOT, converge, homeport, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
-from tests.machinery.hook import TOKEN, Hook
+from tests.drift.hook import TOKEN, Hook
 
 pytestmark = pytest.mark.container
 

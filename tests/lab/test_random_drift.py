@@ -24,12 +24,12 @@ def check(iona: Iona, seed: int) -> None:
 
 
 @pytest.mark.container
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 def test_the_plan_is_the_same_over_random_drifts(iona: Iona, seed: int) -> None:
     check(iona, seed)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3, 40))
+@pytest.mark.parametrize("seed", range(1, 40))
 def test_the_plan_is_the_same_over_many_random_drifts(iona: Iona, seed: int) -> None:
     check(iona, seed)

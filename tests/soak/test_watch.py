@@ -8,7 +8,7 @@ import pytest
 
 from homeport import watch
 from homeport.watch import Teller
-from tests.machinery.hook import Hook
+from tests.drift.hook import Hook
 
 pytestmark = pytest.mark.soak
 

@@ -22,8 +22,8 @@ from homeport.spec import SpecError
 from homeport.told import Told
 from homeport.watch import Teller
 from homeport.webhook import Webhook
-from tests.machinery.hook import TOKEN, Hook
-from tests.machinery.test_drift import Checkout
+from tests.drift.hook import TOKEN, Hook
+from tests.drift.test_drift import Checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = ("caddy", "Caddy | Serve it")
