@@ -2,8 +2,8 @@
 
 `unit` needs nothing; it includes ruff and mypy. `container` needs the container lab: there Iona is
 built, broken in every way that is listed, interrupted, and healed. Of the 75 minutes in which all
-must be over on two cores from empty caches, 45 are kept for a tier on virtual machines. `soak` holds what counts into the dozens; it
-is only run by name.
+must be over, on two cores and from empty caches, 45 are kept for a tier on virtual machines.
+`soak` holds what counts into the dozens; it is only run by name.
 """
 
 import contextlib
