@@ -215,7 +215,8 @@ def _busy() -> bool:
     """Whether somebody changes the stack now: mostly a run whose connection broke."""
     try:
         with open(STACK_LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared: two that look at once do not take each other for somebody who changes it.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

@@ -85,14 +85,19 @@ def _refusal(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
     return _foreign(stack, observed) or _taken(stack, observed)
 
 
+def another_project(container: dict[str, str], project: str) -> tuple[str, str]:
+    """(cause, remedy) for a container of somebody else's in a project of the same name."""
+    return (
+        f"the container {container['name']} belongs to another Compose project that is called "
+        f"{project} too, made in {container['directory']}",
+        "give the node or that project another name, or take that project down",
+    )
+
+
 def _foreign(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
     """What others made under names that the stack would use: none of it is touched."""
     for container in observed["foreign"]:
-        return (
-            f"the container {container['name']} belongs to another Compose project that is called "
-            f"{stack.project} too, made in {container['directory']}",
-            "give the node or that project another name, or take that project down",
-        )
+        return another_project(container, stack.project)
     for service in stack.services:
         for volume in service.volumes:
             seen = observed["volumes"].get(volume.name, {"ours": True, "users": []})

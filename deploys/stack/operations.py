@@ -9,6 +9,7 @@ from pyinfra.api import StringCommand, operation
 
 from deploys.stack.difference import (
     Difference,
+    another_project,
     difference,
     image_words,
     service_words,
@@ -23,8 +24,7 @@ from homeport.observe import act
 from homeport.refuse import refuse
 from homeport_node.common import STACK, STACK_UNIT
 
-UNIT = STACK_UNIT
-UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+UNIT_FILE = f"/etc/systemd/system/{STACK_UNIT}"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 
 
@@ -128,12 +128,12 @@ def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd knows the unit as it is on disk, and starts it at boot."""
     unit = _observe(stack, "unit").get("unit", {})
     steps = unit_steps(unit)
-    differs(unit_words(unit, UNIT, DROPIN))
+    differs(unit_words(unit, STACK_UNIT, DROPIN))
     for step in steps:
-        name = () if step == "daemon-reload" else (UNIT,)
+        name = () if step == "daemon-reload" else (STACK_UNIT,)
         yield StringCommand("systemctl", step, *name)
     if not steps:
-        host.noop(f"{UNIT} is enabled")
+        host.noop(f"{STACK_UNIT} is enabled")
 
 
 @operation()
@@ -141,10 +141,10 @@ def active(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd has the unit started: it stops the services in order when the node goes down."""
     state = _observe(stack, "unit").get("unit", {}).get("ActiveState")
     if state == "active":
-        host.noop(f"{UNIT} is active")
+        host.noop(f"{STACK_UNIT} is active")
     else:
-        differs([Pair(f"{UNIT}: active", state or "not there")])
-        yield StringCommand("systemctl", "start", UNIT)
+        differs([Pair(f"{STACK_UNIT}: active", state or "not there")])
+        yield StringCommand("systemctl", "start", STACK_UNIT)
 
 
 @operation()
@@ -163,12 +163,7 @@ def remove() -> Generator[StringCommand, None, None]:
     """No container, network, unit or file of the stack is left. Volumes and images stay."""
     observed = _observe(None)
     if observed.get("foreign"):
-        name = observed["foreign"][0]["name"]
-        project = observed["project"]
-        yield refuse(
-            f"the container {name} belongs to another Compose project that is called {project} too",
-            "take it down, or give that project another name",
-        )
+        yield refuse(*another_project(observed["foreign"][0], observed["project"]))
         return
     loaded = observed.get("unit", {}).get("LoadState") == "loaded"
     project = observed["project"] if observed.get("docker") and observed.get("project") else ""
@@ -177,13 +172,13 @@ def remove() -> Generator[StringCommand, None, None]:
         host.noop("there is no stack")
         return
     if loaded:
-        differs([Pair(f"{UNIT}: no such unit", "loaded")])
+        differs([Pair(f"{STACK_UNIT}: no such unit", "loaded")])
     if project:
         differs([Pair(f"no Compose project {project}", "its file is there")])
     if has_files:
         differs([Pair(f"{STACK}: no such directory", "there are files of ours")])
     if loaded:
-        yield StringCommand("systemctl", "disable", "--now", UNIT)
+        yield StringCommand("systemctl", "disable", "--now", STACK_UNIT)
         yield StringCommand("rm", "-f", UNIT_FILE, DROPIN)
         yield StringCommand("systemctl", "daemon-reload")
     if project:

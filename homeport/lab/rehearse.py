@@ -91,11 +91,14 @@ def homeport(on: Stage, *words: str, quiet: bool = True) -> subprocess.Completed
     )
 
 
-def pyinfra(on: Stage, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run pyinfra itself on the stage: `pyinfra inventory/iona.py deploys/full.py WORDS`."""
+def pyinfra(on: Stage, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run pyinfra itself on the stage: `pyinfra inventory/iona.py deploys/full.py WORDS`.
+
+    `more` is added to its environment.
+    """
     command = [sys.executable, "-m", "pyinfra", str(on.inventory), "deploys/full.py", *words]
     # PYINFRA_YES would make `--dry` skip change detection and call everything clean.
-    environment = {k: v for k, v in on.environment.items() if k != "PYINFRA_YES"}
+    environment = {k: v for k, v in on.environment.items() if k != "PYINFRA_YES"} | more
     return subprocess.run(
         command,
         cwd=ROOT,

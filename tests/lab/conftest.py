@@ -4,7 +4,6 @@ And Iona: one machine on which `inventory/iona.py` was converged, shared by the 
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from homeport.inventory import unbound
-from homeport.lab import rehearse
 from homeport.lab.engine import Engine, Network, engine
 from homeport.lab.machine import Machine, Neighbour, client_key, machine, neighbour
 from homeport.lab.sources import Sources, sources
-from homeport.lab.stage import hub_root, stage
-from tests.lab.iona import Hub, Iona
-
-INVENTORY = rehearse.ROOT / "inventory" / "iona.py"
+from tests.lab.iona import Iona, built
 
 
 @dataclass(frozen=True)
@@ -65,12 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def converged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Iona]:
     """A bare machine that was locked and converged once. For tests: `iona`."""
-    # A Hub of its own: the tests publish new commits, and the cache's serves every rehearsal.
-    hub = tmp_path_factory.mktemp("stage") / "hub"
-    shutil.copytree(hub_root(unbound(INVENTORY)), hub, copy_function=os.link)
-    with stage(INVENTORY, hub=hub) as on:
-        made = Iona(on, Hub(on.sources.hub, on.sources.authority.certificate, hub))
-        made.build()
+    with built(tmp_path_factory.mktemp("stage")) as made:
         yield made
 
 

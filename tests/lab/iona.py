@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import ssl
 import time
@@ -20,10 +21,11 @@ from homeport.inventory import unbound
 from homeport.lab import rehearse
 from homeport.lab.content.repository import write_repo
 from homeport.lab.machine import Machine
-from homeport.lab.stage import Stage
+from homeport.lab.stage import Stage, hub_root, stage
 from tests.lab.left import OWNED, Left, left, packaged
 from tests.open_webui import client as user
 
+INVENTORY = rehearse.ROOT / "inventory" / "iona.py"
 API = "https://iona-api.local.arpeggio.one/v1"
 MODELS = "/srv/homeport/models"
 MODEL = "google_gemma-4-26B-A4B-it-Q4_0.gguf"
@@ -247,3 +249,17 @@ class Iona:
         while self.answers() != 200:
             assert time.monotonic() < deadline, "the services are healthy, and Caddy does not serve"
             time.sleep(0.5)
+
+
+@contextmanager
+def built(folder: Path) -> Iterator[Iona]:
+    """A machine whose first converge nobody interrupted, with a Hub below `folder` to publish on.
+
+    A Hub of its own: the cache's serves every rehearsal.
+    """
+    hub = folder / "hub"
+    shutil.copytree(hub_root(unbound(INVENTORY)), hub, copy_function=os.link)
+    with stage(INVENTORY, hub=hub) as on:
+        made = Iona(on, Hub(on.sources.hub, on.sources.authority.certificate, hub))
+        made.build()
+        yield made

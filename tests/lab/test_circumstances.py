@@ -98,14 +98,19 @@ def test_a_hash_that_does_not_match_leaves_the_old_model_serving(
     assert iona.links().count(commit) == 2
 
 
+def refused_without(iona: Iona, source: str) -> str:
+    """What a converge says while `source` ("hub", "registry") is away."""
+    iona.stage.sources.stop(source)
+    try:
+        return iona.refused()
+    finally:
+        iona.stage.sources.start(source)
+
+
 def test_a_hub_that_is_away_is_named(iona: Iona) -> None:
     link = iona.machine.succeed(f"readlink -f {MODELS}/mmproj.gguf")
     iona.machine.succeed(f"rm {link}")
-    iona.stage.sources.stop("hub")
-    try:
-        said = iona.refused()
-    finally:
-        iona.stage.sources.start("hub")
+    said = refused_without(iona, "hub")
     assert f"the Hub at {iona.stage.sources.hub} does not answer" in said
     assert iona.answers() == 200
     iona.heal()
@@ -114,11 +119,7 @@ def test_a_hub_that_is_away_is_named(iona: Iona) -> None:
 def test_a_registry_that_is_away_is_named(iona: Iona) -> None:
     image = iona.container("llama-server")["Config"]["Image"]
     iona.machine.succeed(f"docker image rm --force {image}")
-    iona.stage.sources.stop("registry")
-    try:
-        said = iona.refused()
-    finally:
-        iona.stage.sources.start("registry")
+    said = refused_without(iona, "registry")
     assert f"the image {image} cannot be pulled from {image.split('/')[0]}. Docker says:" in said
     assert "connection refused" in said
     assert "No service was touched" in said

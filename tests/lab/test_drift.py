@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from homeport.lab.rehearse import ROOT, converge, homeport, secrets
+from homeport.lab.rehearse import ROOT, converge, homeport, pyinfra, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
 from tests.drift.hook import TOKEN, Hook
@@ -86,18 +86,7 @@ def iona() -> Iterator[Stage]:
 
 def plan(on: Stage, prefetch: str) -> Any:
     """The plan of pyinfra's own `--dry`."""
-    words = [str(on.inventory), "deploys/full.py", "--dry", "--json"]
-    environment = {**on.environment, "HOMEPORT_PREFETCH": prefetch}
-    environment.pop("PYINFRA_YES", None)
-    done = subprocess.run(
-        [sys.executable, "-m", "pyinfra", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = pyinfra(on, "--dry", "--json", HOMEPORT_PREFETCH=prefetch)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)["plan"]
 

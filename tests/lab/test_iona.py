@@ -109,6 +109,7 @@ def reached(iona: Iona, *ports: int) -> dict[str, list[int]]:
 
 def test_a_neighbour_reaches_caddy_and_ssh_alone(iona: Iona) -> None:
     seen, own = reached(iona), iona.machine.addresses
+    assert len(own) == 1 + Path("/proc/net/if_inet6").exists(), "IPv6 was to be looked at too"
     assert [seen.pop(address) for address in own] == [[22, 80, 443]] * len(own)
     assert set(map(tuple, seen.values())) == {()}
     iona.machine.succeed("nft delete table inet homeport_docker")

@@ -60,7 +60,9 @@ def summary(name: str, now: str) -> list[str]:
     said = []
     for of, lines in codes.items():
         seeds = {line["seed"]: line for line in lines}
-        kinds = Counter(f"{line['stage']} {line['way']}" for line in seeds.values())
+        parts = ("stage", "way")
+        named = (" ".join(line[part] for part in parts if part in line) for line in seeds.values())
+        kinds = Counter(one or "cases" for one in named)
         which = "the code as it is" if of == now else "earlier code"
         days = sorted({line["date"][:10] for line in lines})
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
@@ -69,4 +71,5 @@ def summary(name: str, now: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(summary("interruption", code())))
+    for file in sorted(RESULTS.glob("*.jsonl")):
+        print("\n".join(summary(file.stem, code())))

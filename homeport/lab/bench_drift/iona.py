@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport.inventory import unbound
-from homeport.lab.bench_drift.playbooks import Task, _loop
+from homeport.lab.bench_drift.playbooks import Task, loop
 from homeport.lab.machine import Machine
 
 # Runs on the node: what there is of ours, as JSON.
@@ -61,7 +61,7 @@ def _owned(entry: dict[str, Any]) -> dict[str, Any]:
 def _each(module: str, name: str, fields: dict[str, Any], items: list[Any]) -> list[Task]:
     """One task with a loop over `items`, none when there are no items."""
     task = {"name": name, f"ansible.builtin.{module}": fields}
-    return [{**task, **_loop("item.path", items)}] if items else []
+    return [{**task, **loop("item.path", items)}] if items else []
 
 
 def file_tasks(found: list[dict[str, Any]], directory: Path) -> list[Task]:
@@ -109,7 +109,7 @@ def tasks(inventory: Path, machine: Machine, directory: Path) -> list[Task]:
     host_names = {
         "name": "Host names",
         "ansible.builtin.lineinfile": {"path": "/etc/hosts", "line": "{{ item }}"},
-        **_loop("item", lines),
+        **loop("item", lines),
     }
     services = {
         "name": "Units",
@@ -118,7 +118,7 @@ def tasks(inventory: Path, machine: Machine, directory: Path) -> list[Task]:
             "state": "started",
             "enabled": True,
         },
-        **_loop("item", units),
+        **loop("item", units),
     }
     packages = {"name": installed(machine), "state": "present", "install_recommends": False}
     compose = {"project_src": COMPOSE, "project_name": node.name, "state": "present"}  # type: ignore[attr-defined]

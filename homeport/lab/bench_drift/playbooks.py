@@ -15,7 +15,7 @@ from homeport.lab.bench_drift.mix import DIRECTORY, Service
 Task = dict[str, Any]
 
 
-def _loop(label: str, items: list[Any]) -> Task:
+def loop(label: str, items: list[Any]) -> Task:
     return {"loop": items, "loop_control": {"label": f"{{{{ {label} }}}}"}}
 
 
@@ -57,7 +57,7 @@ def _files(service: Service, directory: Path) -> list[Task]:
         {
             "name": f"{name}: directories",
             "ansible.builtin.file": {"path": "{{ item }}", "state": "directory", **owned},
-            **_loop("item", list(service.directories)),
+            **loop("item", list(service.directories)),
         },
         {
             "name": f"{name}: files",
@@ -68,7 +68,7 @@ def _files(service: Service, directory: Path) -> list[Task]:
                 "group": "{{ item.group }}",
                 "mode": "{{ item.mode }}",
             },
-            **_loop("item.dest", copies),
+            **loop("item.dest", copies),
         },
     ]
 
@@ -86,7 +86,7 @@ def _rest(service: Service) -> list[Task]:
                 "line": "{{ item.line }}",
                 "create": True,
             },
-            **_loop("item.line", lines),
+            **loop("item.line", lines),
         },
         {
             "name": f"{name}: links",
@@ -95,7 +95,7 @@ def _rest(service: Service) -> list[Task]:
                 "src": "{{ item.src }}",
                 "state": "link",
             },
-            **_loop("item.path", links),
+            **loop("item.path", links),
         },
         {
             "name": f"{name}: unit",
