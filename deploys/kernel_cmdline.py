@@ -195,8 +195,8 @@ def by_default(spec: KernelCmdline | None, observed: dict[str, Any]) -> bool:
 def situation(spec: KernelCmdline | None, observed: dict[str, Any]) -> Situation:
     """How the node stands towards `spec`, by what is there alone."""
     wanted, trial = _wanted(spec), observed.get("trial") or {}
-    there = ("drop_in", "script", "trial_files")
-    if spec is None and not any(observed.get(name) for name in there):
+    files_there = any(observed.get(name) is not None for name in ("drop_in", "script"))
+    if spec is None and not files_there and not observed.get("trial_files"):
         return "as wanted"
     same = trial.get("parameters") == wanted
     if same and f"homeport.trial={trial.get('id')}" in observed["cmdline"]:
@@ -291,7 +291,7 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
 
     Unless the run `may` reboot nothing is staged: whoever reboots the node is not surprised.
     """
-    observed: dict[str, Any] = host.get_fact(KernelCmdlineState)
+    observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=spec is not None)
     found, wanted = situation(spec, observed), _wanted(spec)
     if found in ("to be tried", "fell back", "staged") and not may:
         words = " ".join(wanted) or "nothing of ours"
@@ -325,7 +325,7 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
 @operation()
 def kept(spec: KernelCmdline | None, may: bool) -> Generator[StringCommand, None, None]:
     """Make the command line the default that the node has come up with; say when it has not."""
-    observed: dict[str, Any] = host.get_fact(KernelCmdlineState)
+    observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=spec is not None)
     found, wanted = situation(spec, observed), _wanted(spec)
     if found == "on trial":
         words = " ".join(wanted) or "nothing of ours"

@@ -109,6 +109,11 @@ class Node(Spec):
         return CADDY_PORTS if self.caddy else ()
 
     @property
+    def trial_seconds(self) -> int:
+        """How long a kernel command line may be on trial; 0 where none is wanted."""
+        return self.kernel_cmdline.trial_seconds if self.kernel_cmdline else 0
+
+    @property
     def host_names(self) -> HostNames | None:
         """The names that the node itself resolves."""
         return HostNames(names=self.names) if self.names else None

@@ -33,6 +33,7 @@ from homeport.spec import fail
 from homeport_node.reboot import BOOT_ID
 
 TIMEOUT = 900  # seconds
+AFTER_TRIAL = 600  # seconds besides, for the switch, the way down, and the firmware twice
 PAUSE = 3.0  # seconds between two attempts to reach the node
 
 
@@ -52,15 +53,16 @@ def allowed(data: Any) -> bool:
     return bool(given == "auto")
 
 
-def patience(data: Any) -> int:
+def patience(data: Any, otherwise: int = TIMEOUT) -> int:
     """Seconds that a reboot may take. Raises `SpecError` when the host data says nonsense."""
-    given = str(data.get("reboot_timeout") or TIMEOUT)
+    given = str(data.get("reboot_timeout") or otherwise)
     if not given.isdecimal() or not 60 <= int(given) <= 7200:
         fail("--data reboot_timeout", given, "must be 60 to 7200 seconds")
     return int(given)
 
 
 def _say(name: str, words: str) -> None:
+    """Say it to who waits for the run."""
     pyinfra.logger.info(words)
     if connector.on_line is not None:
         connector.on_line(name, said_line(words))
@@ -110,8 +112,9 @@ def wait(
     )
 
 
+# pyinfra calls it in the host's own greenlet for the names of its first two arguments.
 def _back(state: State, host: Host, before: str, seconds: int) -> bool:
-    """As pyinfra calls it: in the host's own greenlet, by these names."""
+    """Wait until the node is back in another boot."""
     began = time.monotonic()
     words = wait(host, before, seconds)
     if words:
@@ -149,9 +152,13 @@ def rebooted(may: bool, seconds: int) -> Generator[Any, None, None]:
 
 
 @deploy("Reboot")
-def apply(data: Any) -> None:
-    """Reboot if anything waits for it; `data` is the host's, which may say never."""
-    rebooted(name="Rebooted", may=allowed(data), seconds=patience(data))
+def apply(data: Any, trial_seconds: int = 0) -> None:
+    """Reboot if anything waits for it; `data` is the host's, which may say never.
+
+    A boot that is given up after `trial_seconds` is followed by another, which is waited for too.
+    """
+    seconds = patience(data, max(TIMEOUT, trial_seconds + AFTER_TRIAL))
+    rebooted(name="Rebooted", may=allowed(data), seconds=seconds)
 
 
 CAPABILITY = Capability(

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import signal
 import time
 from collections import Counter
@@ -219,7 +220,7 @@ def loader(arguments: "list[str]") -> "dict[str, str]":
     if "systemd-boot" in told:
         return {"kind": "systemd-boot", "why": "the firmware was told so by systemd-boot"}
     grub = (GRUB / "grub.cfg").is_file()
-    tools = run("grub-mkconfig", "--version").ok and run("grub-probe", "--version").ok
+    tools = all(map(shutil.which, ("grub-mkconfig", "grub-probe", "grub-editenv", "grub-reboot")))
     named = any(one.startswith("BOOT_IMAGE=") for one in arguments)
     if grub and tools and named:
         return {"kind": "grub", "why": ""}
@@ -283,8 +284,11 @@ def trial_files() -> "list[Path]":
     return [GRUB / f"{ENTRY_ID}.cfg", IMAGE, wants, UNITS / TIMER, UNITS / SERVICE, RECORD]
 
 
-def observe() -> "dict[str, Any]":
-    """Everything about the command line: in force, by default, and on trial."""
+def observe(wanted: bool = True) -> "dict[str, Any]":
+    """Everything about the command line: in force, by default, and on trial.
+
+    Where nothing is `wanted`, and there is nothing of ours, nobody asks for GRUB's part of it.
+    """
     arguments = (read(CMDLINE) or "").split()
     found: dict[str, Any] = {
         "loader": loader(arguments),
@@ -303,7 +307,9 @@ def observe() -> "dict[str, Any]":
         "switch": INITRAMFS_TOOLS.is_file() and not DRACUT.exists(),
         "armed": bool(switches()),
     }
-    if found["loader"]["kind"] == "grub":
+    texts = (found["drop_in"], found["script"])
+    ours = found["trial_files"] or any(one is not None for one in texts)
+    if found["loader"]["kind"] == "grub" and (wanted or ours):
         text = read(GRUB / "grub.cfg") or ""
         block = environment()
         entry = _default(text, block)
@@ -432,6 +438,7 @@ def stage(parameters: "list[str]", seconds: int, timer: str, service: str) -> "s
         "failed": failed_units(),
         "route": has_route(),
         "switch": image,
+        "seconds": seconds,
     }
     try:
         replace(RECORD, json.dumps(facts).encode())
@@ -486,7 +493,8 @@ def make_default(parameters: "list[str]", drop_in: str) -> "str | None":
 
 def came_up(facts: "dict[str, Any]") -> str:
     """What is worse than when the trial was staged, "" when nothing is."""
-    until = time.monotonic() + SETTLING
+    # Well before the trial's own clock, by which the node would go back.
+    until = time.monotonic() + min(SETTLING, facts.get("seconds", 0) / 3)
     while True:
         state = run("systemctl", "is-system-running").out.strip()
         routed = has_route() or not facts.get("route")

@@ -4,6 +4,7 @@ The menu in `grub.cfg` is like one that Debian 13's 10_linux writes.
 """
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,7 @@ class Node:
         for name in ("INITRAMFS_TOOLS", "DRACUT", "PROXMOX", "LOADER_INFO"):
             monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
         monkeypatch.setattr(aboard, "run", self.run)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
         monkeypatch.setattr(aboard, "switches", list)
         monkeypatch.setattr(aboard, "SETTLING", 0)
         for path, text in (
@@ -508,6 +510,15 @@ def test_where_grub_cannot_clear_its_mark(
     words = aboard.observe()["environment_fault"]
     assert fault in words
     assert bool(words) is bool(fault)
+
+
+def test_a_node_that_wants_nothing_and_has_nothing_is_not_asked_for_it(node: Node) -> None:
+    aboard.SCRIPT.unlink()
+    state = aboard.observe(wanted=False)
+    assert node.calls == []
+    assert situation(None, state) == "as wanted"
+    aboard.SCRIPT.touch()
+    assert situation(None, aboard.observe(wanted=False)) == "to be written"
 
 
 def test_the_boot_loader_is_told_by_its_traces(node: Node) -> None:

@@ -1,6 +1,8 @@
 """Reboot: why, whether, and how long it is waited for."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +18,10 @@ from homeport.report import PROGRESS
 from homeport.spec import SpecError
 from homeport_node import reboot as aboard
 from homeport_node.common import Ran
+from tests.machinery.small_sshd import small_sshd, write_key
 from tests.operations import Words, is_refusal, yielded
 
+NAMES = ("inventory", "deploy")
 WAITS = {
     "boot_id": "boot-1",
     "reasons": {"kernel_cmdline": "the command line to be tried: iommu=pt", "vfio": "a card"},
@@ -138,6 +142,67 @@ def test_how_long_it_takes_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         (3, 60, "s"),
         (6, 60, "s"),
     ]
+
+
+NODE = """
+import sys
+import pyinfra_cli
+from types import SimpleNamespace
+from homeport import result, run
+from pathlib import Path
+
+class Seen(result.Progress):
+    def line(self, host, line):
+        print(line, flush=True)
+
+made = run.converge(Path(sys.argv[1]), Path(sys.argv[2]), progress=Seen())
+print([h.failure for h in made.hosts], made.ok)
+"""
+INVENTORY = """
+hosts = [("@homeport/iona", {{
+    "ssh_hostname": "127.0.0.1", "ssh_port": {port}, "ssh_user": "root", "ssh_key": {key!r},
+    "ssh_known_hosts_file": {known!r}, "ssh_strict_host_key_checking": "yes",
+}})]
+"""
+DEPLOY = """
+from pyinfra.api import FunctionCommand, StringCommand, operation
+from deploys import reboot
+
+reboot.BOOT_ID = {boot_id!r}
+reboot.PAUSE = 0.2
+
+@operation()
+def goes_down():
+    yield StringCommand("( sleep 1; echo boot-2 > {boot_id} ) </dev/null >/dev/null 2>&1 &")
+    yield FunctionCommand(reboot._back, ("boot-1", {seconds}), {{}})
+    yield StringCommand("echo homeport-says after {boot_id}")
+
+goes_down(name="goes down")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "ok"), [(30, True), (0.5, False)])
+def test_a_run_goes_on_over_a_new_connection(tmp_path: Path, seconds: float, ok: bool) -> None:
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("boot-1\n")
+    with small_sshd() as way:
+        known = tmp_path / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
+        places = {"port": way.port, "key": str(write_key(tmp_path)), "known": str(known)}
+        (tmp_path / "inventory.py").write_text(INVENTORY.format(**places))
+        deploy = DEPLOY.format(boot_id=str(boot_id), seconds=seconds)
+        (tmp_path / "deploy.py").write_text(deploy)
+        done = subprocess.run(
+            [sys.executable, "-c", NODE, *(str(tmp_path / f"{n}.py") for n in NAMES)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.stdout.splitlines()[-1].endswith(str(ok)), done.stdout + done.stderr
+    assert ("homeport-says iona: is back after" in done.stdout) is ok
+    assert (f"homeport-says after {boot_id}" in done.stdout) is ok
+    assert ("iona did not come back within 0.5 s" in done.stdout) is not ok
 
 
 # Aboard -----------------------------------------------------------------------------------------
