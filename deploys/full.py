@@ -13,8 +13,10 @@ from deploys import (
     hf_models,
     host_names,
     hotspot,
+    kernel_cmdline,
     llama_server,
     open_webui,
+    reboot,
     secrets,
     stack,
 )
@@ -26,6 +28,10 @@ target: Target = host.data.target
 
 base.apply(spec=node.base, target=target)
 host_names.apply(spec=node.host_names)
+kernel_cmdline.apply(spec=node.kernel_cmdline, data=host.data)
+# After all that only another boot brings into force; before all that needs it.
+reboot.apply(data=host.data, trial_seconds=node.trial_seconds)
+kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
 docker.apply(spec=node.docker, target=target)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply

@@ -17,6 +17,7 @@ from deploys.docker import Docker
 from deploys.hf_models import HfModels
 from deploys.host_names import HostNames
 from deploys.hotspot import Hotspot
+from deploys.kernel_cmdline import KernelCmdline
 from deploys.llama_server import API_KEY, LlamaServer
 from deploys.llama_server import CONTAINER_PORT as ENGINE_PORT
 from deploys.llama_server import SERVICE as ENGINE
@@ -36,6 +37,7 @@ class Node(Spec):
 
     name: str
     base: Base = field(default_factory=lambda: Base())
+    kernel_cmdline: KernelCmdline | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None
     llama_server: LlamaServer | None = None
@@ -105,6 +107,11 @@ class Node(Spec):
     def open_ports(self) -> tuple[int, ...]:
         """The TCP ports that this node shows the network, ssh apart."""
         return CADDY_PORTS if self.caddy else ()
+
+    @property
+    def trial_seconds(self) -> int:
+        """How long a kernel command line may be on trial; 0 where none is wanted."""
+        return self.kernel_cmdline.trial_seconds if self.kernel_cmdline else 0
 
     @property
     def host_names(self) -> HostNames | None:

@@ -18,7 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 from homeport import report
 from homeport.capability import Capability
 from homeport.lab import LabError
-from homeport.spec import SpecError
+from homeport.spec import SpecError, fail
 from homeport.targets import lock_path, read_targets, targets_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +51,9 @@ INVENTORY = click.argument("inventory", type=_FromHere())
 JSON = click.option(
     "--json", "to", metavar="FILE", type=_JsonFile(), help="Also write JSON; - is standard output."
 )
+
+
+DATA_HELP = "reboot=never names what waits for one; reboot_timeout=SECONDS (900). Repeatable."
 
 
 def give_up(message: str) -> NoReturn:
@@ -112,11 +115,15 @@ def main(targets: str | None, lock: str | None) -> None:
 @main.command()
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@click.option("--data", multiple=True, metavar="KEY=VALUE", help=DATA_HELP)
 @JSON
-def converge(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
+def converge(
+    inventory: Path, limit: tuple[str, ...], data: tuple[str, ...], to: str | None
+) -> None:
     """Make the machines of INVENTORY what it says they are."""
     from homeport import run
 
+    given = _data(data)
     if not lock_path(inventory).exists():
         report.console.print(
             f"no lock: images and models are taken as their tags and branches stand now; "
@@ -130,11 +137,25 @@ def converge(inventory: Path, limit: tuple[str, ...], to: str | None) -> None:
             limit=limit,
             progress=display,
             closing=_closing,
+            data=given,
         )
     report.print_result(result, command_line("converge", inventory))
     if to:
         report.write_json(report.result_json(str(inventory), result), to)
     raise SystemExit(0 if result.ok else 1)
+
+
+def _data(given: tuple[str, ...]) -> dict[str, str]:
+    """What `--data` says of every host. Raises `SpecError` for wrong input."""
+    from deploys.reboot import allowed, patience
+
+    data = {key: value for key, _, value in (one.partition("=") for one in given)}
+    for one in given:
+        if one.split("=", 1)[0] not in ("reboot", "reboot_timeout") or "=" not in one:
+            fail("--data", one, "must be reboot=auto, reboot=never or reboot_timeout=SECONDS")
+    allowed(data)
+    patience(data)
+    return data
 
 
 def _closing(host: Any) -> list[str]:

@@ -81,7 +81,7 @@ class HomeportConnector(SSHConnector):
     def connect(self) -> None:
         if self._memory is not None:
             self._memory.forget()
-        self.lost = ""
+        self.lost = self._uploads = ""  # a node that was rebooted has an empty /tmp
         super().connect()
         client = self.client
         assert client is not None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pyinfra.api import FileUploadCommand, StringCommand
+from pyinfra.api import FileUploadCommand, FunctionCommand, StringCommand
 
 from homeport.differs import Look, Pair, explain, noted
 from homeport.observe import Act
@@ -28,6 +28,9 @@ def command_texts(command: Any) -> tuple[str, str]:
     """(the exact command with secrets masked, the same for people) of what an operation yields."""
     if isinstance(command, FileUploadCommand):
         text = f"upload {command.dest}"  # what is in it may be a secret
+        return text, text
+    if isinstance(command, FunctionCommand):  # it runs here, not on the node
+        text = f"({(command.function.__doc__ or repr(command)).splitlines()[0]})"
         return text, text
     text = masked(str(command) if isinstance(command, StringCommand) else repr(command))
     if isinstance(command, Act):

@@ -16,8 +16,19 @@ from rich.status import Status
 from homeport.result import HostResult, Progress, RunResult
 
 PROGRESS = "homeport-progress "
+SAID = "homeport-says "
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def progress_line(what: str, done: int, total: int, unit: str = "B") -> str:
+    """The line by which something that goes on is shown; `unit` is "B" or "s"."""
+    return PROGRESS + json.dumps({"what": what, "done": done, "total": total, "unit": unit})
+
+
+def said_line(words: str) -> str:
+    """The line by which `words` are printed while a run goes on."""
+    return SAID + words
 
 
 def human_bytes(count: float) -> str:
@@ -75,6 +86,8 @@ class Display(Progress):
         self._capability = capability
 
     def line(self, host: str, line: str) -> None:
+        if line.startswith(SAID):
+            console.print(line.removeprefix(SAID), markup=False)
         if not line.startswith(PROGRESS):
             return
         try:
@@ -84,7 +97,9 @@ class Display(Progress):
             return
         share = 100 * done // total if total else 0
         elapsed = human_seconds(time.monotonic() - self._step_began)
-        if total:
+        if value.get("unit") == "s":
+            text = f"{what}: {human_seconds(done)} of at most {human_seconds(total)}"
+        elif total:
             text = f"{what}: {human_bytes(done)} of {human_bytes(total)} ({share} %, {elapsed})"
         else:  # how much there is to come is not known
             text = f"{what}: {human_bytes(done)} ({elapsed})"
@@ -105,6 +120,9 @@ def print_result(result: RunResult, next_command: str) -> None:
             console.print(
                 f"  [yellow]not exercised[/]  {host.name}: {missing.capability}: {missing.reason}"
             )
+        for one in host.waiting:
+            words = f"{host.name}: {one.capability}: {one.words}"
+            console.print(f"  [yellow]waits for a reboot[/]  {words}")
     for host in result.hosts:
         _print_end(host)
     console.print(
@@ -131,7 +149,8 @@ def result_json(inventory: str, result: RunResult) -> dict[str, Any]:
     {"inventory", "ok", "seconds", "changed": number of operations that ran commands,
      "hosts": [{"name", "ok", "operations", "changed": [{"operation", "commands", "seconds"}],
                 "failure": null | {"operation", "words": [line]},
-                "not_exercised": [{"capability", "reason"}]}]}
+                "not_exercised": [{"capability", "reason"}],
+                "waiting": [{"capability", "words"}] of what waits for a reboot}]}
     """
     return {
         "inventory": inventory,
@@ -153,6 +172,7 @@ def result_json(inventory: str, result: RunResult) -> dict[str, Any]:
                 "not_exercised": [
                     {"capability": m.capability, "reason": m.reason} for m in host.not_exercised
                 ],
+                "waiting": [one._asdict() for one in host.waiting],
             }
             for host in result.hosts
         ],

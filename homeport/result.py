@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from homeport.inventory import NotExercised
+from homeport.waiting import Waiting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,7 @@ class HostResult:
     failure: Failure | None = None
     not_exercised: tuple[NotExercised, ...] = ()
     closing: tuple[str, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
 
 
 @dataclass(kw_only=True, slots=True)

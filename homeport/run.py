@@ -22,7 +22,7 @@ from pyinfra.context import ctx_config, ctx_host, ctx_inventory, ctx_state
 from pyinfra_cli.inventory import make_inventory
 from pyinfra_cli.util import load_deploy_file
 
-from homeport import connector, quicker
+from homeport import connector, quicker, waiting
 from homeport.result import Change, Failure, HostResult, Progress, RunResult
 from homeport.spec import SpecError
 
@@ -64,13 +64,16 @@ class _Events(BaseStateCallback):
         self.seconds[host.name, op_hash] = time.monotonic() - self.started.get(op_hash, 0)
 
 
-def load(path: Path, limit: tuple[str, ...] = ()) -> Inventory:
-    """The pyinfra inventory at `path`. Raises `SpecError` for wrong input."""
+def load(path: Path, limit: tuple[str, ...] = (), data: dict[str, str] | None = None) -> Inventory:
+    """The pyinfra inventory at `path`; `data` goes before what its hosts have.
+
+    Raises `SpecError` for wrong input.
+    """
     if not path.is_file():
         raise SpecError(f"{path}: there is no such inventory")
     if not ctx_state.isset():  # pyinfra notes in its state which file it is executing
         ctx_state.set(State())
-    inventory: Inventory = make_inventory(str(path), cwd=str(Path.cwd()))
+    inventory: Inventory = make_inventory(str(path), data or None, str(Path.cwd()))
     if len(inventory) == 0:
         raise SpecError(f"{path}: names no hosts: end it with `hosts = inventory(__file__, …)`")
     known = {host.name for host in inventory}
@@ -113,13 +116,20 @@ def _results(state: State, events: _Events, words: list[str]) -> list[HostResult
                         seconds=round(events.seconds.get((host.name, op_hash), 0.0), 2),
                     )
                 )
+        result.waiting = waiting.waiting(host.name)
         if host in state.failed_hosts:
             result.failure = failure(state, host, words, events.running.get(host.name, ""))
         results.append(result)
     return results
 
 
-def begin(path: Path, limit: tuple[str, ...], *, check_for_changes: bool) -> tuple[State, Words]:
+def begin(
+    path: Path,
+    limit: tuple[str, ...],
+    *,
+    check_for_changes: bool,
+    data: dict[str, str] | None = None,
+) -> tuple[State, Words]:
     """pyinfra's state for a run over the inventory at `path`, and what pyinfra will say.
 
     Raises `SpecError` for wrong input, before any connection.
@@ -134,7 +144,7 @@ def begin(path: Path, limit: tuple[str, ...], *, check_for_changes: bool) -> tup
     config = Config()
     ctx_state.set(state)
     ctx_config.set(config)
-    inventory = load(path, limit)
+    inventory = load(path, limit, data)
     ctx_inventory.set(inventory)
     chosen = [host for host in inventory if not limit or host.name in limit]
     state.init(inventory, config, initial_limit=chosen)
@@ -148,15 +158,17 @@ def converge(
     limit: tuple[str, ...] = (),
     progress: Progress | None = None,
     closing: Callable[[Host], list[str]] | None = None,
+    data: dict[str, str] | None = None,
 ) -> RunResult:
     """Run `deploy` over the hosts of the inventory at `path`, or over those in `limit`.
 
     As with pyinfra's `-y`, facts are read once, when each operation's turn comes. `closing` is
     called with each host that went well, while it is still connected. Raises `SpecError` for wrong
-    input; everything that goes wrong on a host is in the result.
+    input; everything that goes wrong on a host is in the result. `data` goes before the hosts'.
     """
     began = time.monotonic()
-    state, words = begin(path, limit, check_for_changes=False)
+    waiting.begin()
+    state, words = begin(path, limit, check_for_changes=False, data=data)
     inventory = state.inventory
     events = _Events(progress or Progress(), 0)
     connector.on_line = (progress or Progress()).line

@@ -1,0 +1,724 @@
+"""Kernel command line: what is refused, which entry is tried, and what every state leads to.
+
+The menu in `grub.cfg` is like one that Debian 13's 10_linux writes.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.kernel_cmdline import (
+    OWN,
+    KernelCmdline,
+    Parameter,
+    by_default,
+    drop_in_text,
+    kept,
+    situation,
+    tried,
+)
+from homeport import waiting
+from homeport.spec import SpecError
+from homeport_node import kernel_cmdline as aboard
+from homeport_node.common import Ran, read
+from tests.operations import Words, is_refusal, yielded
+
+CFG = Path(__file__).with_name("grub.cfg").read_text()
+PT = Parameter(name="iommu", value="pt", reason="the host's own DMA goes round the IOMMU")
+AER = Parameter(name="pci", value="noaer", reason="a riser that floods the log")
+SPEC = KernelCmdline(parameters=(PT, AER))
+WANTED = ["iommu=pt", "pci=noaer"]
+TEXT = drop_in_text(SPEC)
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("name", {"name": ""}),
+        ("name", {"name": "a b"}),
+        ("name", {"name": "a;b"}),
+        ("name", {"name": "-a"}),
+        ("name", {"name": "$(x)"}),
+        ("name", {"name": "root"}),
+        ("name", {"name": "ro"}),
+        ("name", {"name": "rw"}),
+        ("name", {"name": "init"}),
+        ("name", {"name": "rdinit"}),
+        ("name", {"name": "initrd"}),
+        ("name", {"name": "BOOT_IMAGE"}),
+        ("name", {"name": "systemd.unit"}),
+        ("name", {"name": "homeport.trial"}),
+        ("value", {"value": '"'}),
+        ("value", {"value": "a b"}),
+        ("value", {"value": "`x`"}),
+        ("value", {"value": "a\n"}),
+        ("value", {"value": "${x}"}),
+        ("value", {"name": "amd_iommu", "value": "on"}),
+        ("reason", {"reason": " "}),
+        ("reason", {"reason": "two\nlines"}),
+    ],
+)
+def test_wrong_parameters_name_their_field(field: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=rf"kernel_cmdline\.parameters\.{field}: .*must"):
+        Parameter(**{"name": "x", "value": "y", "reason": "z", **fields})
+
+
+def _parameter(text: str) -> Parameter:
+    name, _, value = text.partition("=")
+    return Parameter(name=name, value=value or None, reason="a test")
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("parameters", {"parameters": ()}),
+        ("parameters", {"parameters": (PT, PT)}),
+        ("parameters", {"parameters": (_parameter("a-b=1"), _parameter("a_b=2"))}),
+        ("parameters", {"parameters": (_parameter("console=tty0"),) * 2}),
+        ("trial_seconds", {"parameters": (PT,), "trial_seconds": 119}),
+        ("trial_seconds", {"parameters": (PT,), "trial_seconds": 3601}),
+    ],
+)
+def test_wrong_input_names_its_field(field: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=rf"kernel_cmdline\.{field}: .*must"):
+        KernelCmdline(**fields)
+
+
+def test_what_adds_to_itself_may_be_given_more_than_once() -> None:
+    texts = ["console=tty0", "console=ttyS0,115200n8"]
+    assert KernelCmdline(parameters=tuple(map(_parameter, texts))).texts == texts
+
+
+def test_the_drop_in_is_a_shell_text_that_appends(tmp_path: Path) -> None:
+    path = tmp_path / "zz-homeport.cfg"
+    path.write_text(TEXT)
+    script = f'GRUB_CMDLINE_LINUX_DEFAULT=quiet; . {path}; echo "$GRUB_CMDLINE_LINUX_DEFAULT"'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "quiet iommu=pt pci=noaer\n"
+    assert aboard.parameters_of(TEXT) == WANTED
+    assert TEXT.startswith("# Managed by Homeport (kernel_cmdline)")
+    assert f"# iommu=pt: {PT.reason}" in TEXT
+
+
+# Aboard: GRUB's menu ----------------------------------------------------------------------------
+
+SIMPLE = "gnulinux-simple-5a1b"
+OLD = "gnulinux-6.12.38+deb13-amd64-advanced-5a1b"
+
+
+@pytest.mark.parametrize(
+    ("default", "saved", "wanted"),
+    [
+        ("0", "", SIMPLE),
+        ("Debian GNU/Linux", "", SIMPLE),
+        (f"gnulinux-advanced-5a1b>{OLD}", "", OLD),
+        ("1>1", "", OLD),
+        ("${saved_entry}", OLD.join(["1>", ""]), OLD),
+        ("${saved_entry}", "", SIMPLE),
+        ("gone", "", SIMPLE),
+        ("1", "", None),
+        ("1>7", "", None),
+    ],
+)
+def test_the_entry_that_boots_by_default(default: str, saved: str, wanted: str | None) -> None:
+    text = CFG.replace('set default="0"', f'set default="{default}"')
+    found = aboard.default_entry(text, {"saved_entry": saved} if saved else {})
+    assert (found.id if found else None) == wanted
+
+
+def test_an_entry_that_starts_no_kernel_has_no_arguments() -> None:
+    text = CFG.replace('set default="0"', 'set default="uefi-firmware"')
+    entry = aboard.default_entry(text, {})
+    assert entry is not None
+    assert aboard.kernel_arguments(entry) is None
+
+
+def test_of_ours_the_last_is_taken_away() -> None:
+    assert aboard.without(["a", "b", "a", "c"], ["a", "c", "gone"]) == ["a", "b"]
+
+
+def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
+    entry = aboard.default_entry(CFG, {})
+    assert entry is not None
+    arguments = aboard.kernel_arguments(entry)
+    assert arguments == ["root=UUID=5a1b", "ro", "console=ttyS0", "quiet", "old=1"]
+    text = aboard.trial_entry(entry, [*aboard.without(arguments, ["old=1"]), *WANTED], image=True)
+    lines = text.splitlines()
+    assert lines[0] == (
+        "menuentry 'Homeport: a command line on trial' --class debian --class gnu-linux "
+        "--class gnu --class os --unrestricted --id homeport-trial {"
+    )
+    assert lines[-1] == "}"
+    kernel = "/boot/vmlinuz-6.12.48+deb13-amd64"
+    wanted = f"\tlinux {kernel} root=UUID=5a1b ro console=ttyS0 quiet iommu=pt pci=noaer"
+    assert wanted in lines
+    assert "\tinitrd /boot/initrd.img-6.12.48+deb13-amd64 /boot/homeport-trial.img" in lines
+    assert "\tsearch --no-floppy --fs-uuid --set=root 5a1b" in lines
+    (again,) = aboard.menu(text)
+    assert again.id == aboard.ENTRY_ID
+    assert again.body[:7] == entry.body[:7]
+
+
+def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """{name: (mode, data)} of a cpio archive in the format newc."""
+    found: dict[str, tuple[int, bytes]] = {}
+    at = 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        mode, size, length = fields[1], fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + length - 1].decode()
+        start = (at + 110 + length + 3) // 4 * 4
+        if name == "TRAILER!!!":
+            return found
+        found[name] = (mode, archive[start : start + size])
+        at = (start + size + 3) // 4 * 4
+
+
+def test_the_switch_is_an_archive_with_a_piece_of_shell() -> None:
+    archive = aboard.switch_image(420)
+    assert len(archive) % 512 == 0
+    members = _members(archive)
+    assert [*members] == ["conf", "conf/conf.d", "conf/conf.d/homeport-trial"]
+    assert members["conf/conf.d"][0] == 0o40755
+    mode, data = members["conf/conf.d/homeport-trial"]
+    assert mode == 0o100644
+    assert b"sleep 420 && echo b >&9" in data
+
+
+def test_the_switch_pulls_and_cannot_stop_what_reads_it(tmp_path: Path) -> None:
+    """The shell goes on at once, and the trigger is pulled when its time has come, not before."""
+    trigger = tmp_path / "trigger"
+    trigger.touch()
+    piece = _members(aboard.switch_image(1))["conf/conf.d/homeport-trial"][1].decode()
+    for path, pulled in ((trigger, "b\n"), (tmp_path / "none/x", None)):
+        source = tmp_path / "piece"
+        source.write_text(piece.replace("/proc/sysrq-trigger", str(path)))
+        script = f'set -e; . {source}; echo "on: $(cat {trigger})"; wait'
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "on: \n", "")
+        assert (path.read_text() if path.exists() else None) == pulled
+        trigger.write_text("")
+
+
+# Aboard: a node's files -------------------------------------------------------------------------
+
+
+class Node:
+    """A node in a folder: GRUB's programs are played, and noted in order."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.block: dict[str, str] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.fails: dict[str, str] = {}
+        self.failed: list[str] = []
+        self.route = "default via 192.0.2.1"
+        self.abstraction, self.filesystem = "", "ext2"
+        for name in ("CMDLINE", "BOOT_ID", "GRUB", "DROP_IN", "SCRIPT", "RECORD", "IMAGE", "UNITS"):
+            monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
+        for name in ("INITRAMFS_TOOLS", "DRACUT", "PROXMOX", "LOADER_INFO"):
+            monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
+        monkeypatch.setattr(aboard, "run", self.run)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
+        monkeypatch.setattr(aboard, "switches", list)
+        monkeypatch.setattr(aboard, "SETTLING", 0)
+        for path, text in (
+            (aboard.GRUB / "grub.cfg", CFG),
+            (aboard.BOOT_ID, "boot-1\n"),
+            (aboard.CMDLINE, "BOOT_IMAGE=/boot/vmlinuz root=UUID=5a1b ro console=ttyS0 quiet\n"),
+            (aboard.INITRAMFS_TOOLS, ""),
+            (root / "boot/initrd.img-6.12.48+deb13-amd64", ""),
+            (aboard.SCRIPT, (OWN / "42_homeport").read_text()),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        aboard.DROP_IN.parent.mkdir(parents=True)
+
+    def run(self, *command: str, **_: Any) -> Ran:
+        self.calls.append(command)
+        if command[0] in self.fails:
+            return Ran(1, "", self.fails[command[0]])
+        match command:
+            case ("grub-editenv", _, "list"):
+                return Ran(0, "".join(f"{key}={value}\n" for key, value in self.block.items()), "")
+            case ("grub-editenv", _, "unset", name):
+                self.block.pop(name, None)
+            case ("grub-reboot", entry):
+                self.block["next_entry"] = entry
+            case ("grub-probe", "--target=abstraction", _):
+                return Ran(0, f"{self.abstraction}\n", "")
+            case ("grub-probe", "--target=fs", _):
+                return Ran(0, f"{self.filesystem}\n", "")
+            case ("grub-mkconfig", "-o", path):
+                Path(path).write_text(self.made())
+            case ("systemctl", "list-units", *_):
+                return Ran(0, "".join(f"{one} loaded failed failed x\n" for one in self.failed), "")
+            case ("systemctl", "is-system-running"):
+                return Ran(0, "degraded\n" if self.failed else "running\n", "")
+            case ("ip", *_):
+                return Ran(0, self.route, "")
+        return Ran(0, "", "")
+
+    def made(self) -> str:
+        """grub.cfg as grub-mkconfig would make it of the drop-in and the script."""
+        added = " ".join(["quiet", *aboard.parameters_of(read(aboard.DROP_IN))])
+        text = CFG.replace("quiet old=1", added)
+        if aboard.SCRIPT.exists():
+            script = aboard.SCRIPT.read_text()
+            text += script[script.index("if [ -f") : script.rindex("END")]
+        return text
+
+    def boots(self) -> None:
+        """The next boot: GRUB clears its mark, and boots what it was told to."""
+        entry = aboard.default_entry((aboard.GRUB / "grub.cfg").read_text(), self.block)
+        if self.block.pop("next_entry", "") == aboard.ENTRY_ID:
+            (entry,) = aboard.menu((aboard.GRUB / "homeport-trial.cfg").read_text())
+        assert entry is not None
+        arguments = aboard.kernel_arguments(entry) or []
+        aboard.CMDLINE.write_text(f"{' '.join(['BOOT_IMAGE=/boot/vmlinuz', *arguments])}\n")
+        number = int(aboard.BOOT_ID.read_text().split("-")[1])
+        aboard.BOOT_ID.write_text(f"boot-{number + 1}\n")
+
+    def does(self, operation: Any, spec: KernelCmdline | None) -> "str | None":
+        """What becomes of an operation of ours on this node."""
+        state = aboard.observe()
+        found = situation(spec, state)
+        wanted, text = (spec.texts if spec else []), drop_in_text(spec)
+        if operation is tried:
+            if found == "to be written":
+                return aboard.make_default(wanted, text)
+            if found == "left over":
+                return aboard.withdraw()
+            if found in ("to be tried", "fell back"):
+                return aboard.stage(wanted, 300, "timer", "service")
+        elif found == "on trial":
+            return aboard.confirm(wanted, text)
+        elif found == "fell back":
+            return aboard.fell_back(wanted)
+        return None
+
+    def situation(self, spec: KernelCmdline | None) -> str:
+        return situation(spec, aboard.observe())
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(tmp_path, monkeypatch)
+
+
+def test_a_new_command_line_is_tried_and_kept(node: Node) -> None:
+    assert node.situation(SPEC) == "to be tried"
+    assert node.does(tried, SPEC) is None
+    assert node.situation(SPEC) == "staged"
+    assert node.block == {"next_entry": "homeport-trial"}
+    assert not aboard.DROP_IN.exists()
+    node.boots()
+    assert node.situation(SPEC) == "on trial"
+    words = aboard.CMDLINE.read_text().split()
+    assert words[-1] == "panic=30"
+    assert words[-4:-2] == WANTED
+    assert node.does(tried, SPEC) is None
+    assert node.does(kept, SPEC) is None
+    assert node.situation(SPEC) == "as wanted"
+    assert aboard.DROP_IN.read_text() == TEXT
+    assert not [path for path in aboard.trial_files() if path.exists()]
+    node.boots()
+    assert aboard.CMDLINE.read_text().split()[-2:] == WANTED
+    assert node.situation(SPEC) == "as wanted"
+
+
+def _kept(node: Node, spec: KernelCmdline | None) -> None:
+    for step in (tried, kept):
+        assert node.does(step, spec) is None
+        if step is tried and node.situation(spec) == "staged":
+            node.boots()
+    assert node.situation(spec) == "as wanted"
+
+
+def test_what_is_dropped_goes_by_the_same_way_and_the_rest_stays(node: Node) -> None:
+    _kept(node, SPEC)
+    less = KernelCmdline(parameters=(AER,))
+    assert node.situation(less) == "to be tried"
+    _kept(node, less)
+    assert "iommu=pt" not in aboard.CMDLINE.read_text()
+    assert node.situation(None) == "to be tried"
+    _kept(node, None)
+    assert "quiet" in aboard.CMDLINE.read_text()
+    assert "noaer" not in aboard.CMDLINE.read_text()
+    for path in (aboard.DROP_IN, aboard.SCRIPT, *aboard.trial_files()):
+        assert not path.exists()
+    assert "homeport-trial" not in (aboard.GRUB / "grub.cfg").read_text()
+
+
+def test_a_parameter_that_somebody_else_gives_as_well_stays(node: Node) -> None:
+    quiet = KernelCmdline(parameters=(_parameter("quiet"),))
+    assert node.situation(quiet) == "to be written"  # it is in force: nothing to try
+    _kept(node, quiet)
+    node.boots()
+    assert aboard.CMDLINE.read_text().split().count("quiet") == 2
+    assert node.situation(None) == "to be tried"
+    _kept(node, None)
+    assert aboard.CMDLINE.read_text().split().count("quiet") == 1
+
+
+def test_a_node_that_went_back_says_so_once_and_is_tried_again(node: Node) -> None:
+    node.does(tried, SPEC)
+    node.boots()  # it did not come up
+    node.boots()
+    assert node.situation(SPEC) == "fell back"
+    words = node.does(kept, SPEC) or ""
+    assert "went back to its old command line" in words
+    assert "iommu=pt pci=noaer" in words
+    assert not [path for path in aboard.trial_files() if path.exists()]
+    assert node.situation(SPEC) == "to be tried"
+    _kept(node, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("worse", "words"),
+    [
+        ({"failed": ["old.service", "new.service"]}, "new.service"),
+        ({"route": ""}, "default route"),
+    ],
+)
+def test_a_node_that_is_worse_than_before_goes_back(
+    node: Node, worse: dict[str, Any], words: str
+) -> None:
+    node.failed = ["old.service"]
+    node.does(tried, SPEC)
+    node.boots()
+    for name, value in worse.items():
+        setattr(node, name, value)
+    said = node.does(kept, SPEC) or ""
+    assert words in said
+    assert "old.service" not in said
+    assert node.calls[-1] == ("systemctl", "--no-block", "reboot")
+    assert not aboard.DROP_IN.exists()
+    node.boots()
+    assert node.situation(SPEC) == "to be tried"
+
+
+def test_a_node_that_failed_before_as_well_is_kept(node: Node) -> None:
+    node.failed, node.route = ["old.service"], ""
+    _kept(node, SPEC)
+
+
+def test_wherever_the_power_is_cut_the_next_converge_heals_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The power is cut before each writing of a change from one command line to the next."""
+
+    class Cut(BaseException):
+        pass
+
+    specs = [SPEC, KernelCmdline(parameters=(AER, _parameter("nohz=off")))]
+    replace, unlink, run = aboard.replace, Path.unlink, node.run
+    left = 0
+
+    def countdown() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Cut
+
+    def cut(function: Any, when: Any = lambda *_: True) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if when(*args):
+                countdown()
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    monkeypatch.setattr(aboard, "replace", cut(replace))
+    monkeypatch.setattr(Path, "unlink", cut(unlink))
+    verbs = ("grub-reboot", "grub-mkconfig")
+    monkeypatch.setattr(aboard, "run", cut(run, lambda *words: words[0] in verbs))
+    cuts = 0
+    for moment in range(1, 60):
+        left, spec = moment, specs[moment % 2]
+        try:
+            _kept(node, spec)
+            left = 0
+            continue
+        except Cut:
+            cuts += 1
+        left = 0
+        assert aboard.menu((aboard.GRUB / "grub.cfg").read_text())
+        node.boots()
+        _kept(node, spec)
+        node.boots()
+        assert node.situation(spec) == "as wanted"
+        assert aboard.CMDLINE.read_text().split()[-2:] == spec.texts
+    assert cuts > 20
+
+
+def test_the_trial_of_a_command_line_that_is_wanted_no_more_is_replaced(node: Node) -> None:
+    node.does(tried, SPEC)
+    node.boots()
+    other = KernelCmdline(parameters=(AER,))
+    assert node.situation(other) == "to be tried"
+    _kept(node, other)
+    assert aboard.CMDLINE.read_text().split()[-3:-2] == ["pci=noaer"]
+
+
+def test_a_node_without_the_means_gets_no_switch_and_says_so(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aboard.INITRAMFS_TOOLS.unlink()
+    node.does(tried, SPEC)
+    assert "no dead man's switch" in capsys.readouterr().out
+    assert not aboard.IMAGE.exists()
+    assert aboard.IMAGE.name not in (aboard.GRUB / "homeport-trial.cfg").read_text()
+
+
+def test_what_goes_wrong_is_said_in_the_words_of_who_knows(node: Node) -> None:
+    node.fails = {"grub-reboot": "no space"}
+    assert aboard.stage(WANTED, 300, "", "") == "grub-reboot: no space"
+    node.fails = {"grub-mkconfig": "syntax"}
+    before = (aboard.GRUB / "grub.cfg").read_text()
+    assert aboard.make_default(WANTED, TEXT) == "grub-mkconfig: syntax"
+    assert (aboard.GRUB / "grub.cfg").read_text() == before
+    (aboard.GRUB / "grub.cfg").write_text("")
+    node.fails = {}
+    node.made = lambda: "/homeport-trial.cfg"  # type: ignore[method-assign]
+    assert "starts no Linux kernel" in (aboard.stage(WANTED, 300, "", "") or "")
+    assert "does not carry iommu=pt" in (aboard.make_default(WANTED, TEXT) or "")
+
+
+@pytest.mark.parametrize(
+    ("abstraction", "filesystem", "fault"),
+    [
+        ("", "ext2", ""),
+        ("", "xfs", ""),
+        ("", "fat", ""),
+        ("lvm", "ext2", "lvm"),
+        ("diskfilter mdraid1x", "ext2", "mdraid1x"),
+        ("cryptodisk luks2", "ext2", "luks2"),
+        ("", "btrfs", "btrfs"),
+        ("", "zfs", "zfs"),
+    ],
+)
+def test_where_grub_cannot_clear_its_mark(
+    node: Node, abstraction: str, filesystem: str, fault: str
+) -> None:
+    node.abstraction, node.filesystem = abstraction, filesystem
+    words = aboard.observe()["environment_fault"]
+    assert fault in words
+    assert bool(words) is bool(fault)
+
+
+def test_a_node_that_wants_nothing_and_has_nothing_is_not_asked_for_it(node: Node) -> None:
+    aboard.SCRIPT.unlink()
+    state = aboard.observe(wanted=False)
+    assert node.calls == []
+    assert situation(None, state) == "as wanted"
+    aboard.SCRIPT.touch()
+    assert situation(None, aboard.observe(wanted=False)) == "to be written"
+
+
+def test_the_boot_loader_is_told_by_its_traces(node: Node) -> None:
+    assert aboard.observe()["loader"] == {"kind": "grub", "why": ""}
+    aboard.CMDLINE.write_text("root=/dev/vda ro\n")
+    told = aboard.observe()["loader"]
+    assert told["kind"] == ""
+    assert "not started by GRUB" in told["why"]
+    for path, text, kind in (
+        (aboard.LOADER_INFO, "\x07\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0", "systemd-boot"),
+        (aboard.PROXMOX, "ABCD-1234\n", "proxmox"),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        assert aboard.observe()["loader"]["kind"] == kind
+
+
+# The operations ---------------------------------------------------------------------------------
+
+FOREIGN = ["root=UUID=5a1b", "ro", "quiet"]
+AS_WANTED: dict[str, Any] = {
+    "loader": {"kind": "grub", "why": ""},
+    "cmdline": ["BOOT_IMAGE=/boot/vmlinuz", *FOREIGN, *WANTED],
+    "boot_id": "boot-2",
+    "drop_in": TEXT,
+    "ours": WANTED,
+    "script": (OWN / "42_homeport").read_text(),
+    "trial": None,
+    "trial_files": [],
+    "hook": True,
+    "entry": [*FOREIGN, *WANTED],
+    "next_entry": "",
+    "environment_fault": "",
+    "switch": True,
+    "armed": False,
+}
+BARE: dict[str, Any] = {
+    **AS_WANTED,
+    "cmdline": FOREIGN,
+    "drop_in": None,
+    "ours": [],
+    "script": None,
+    "entry": FOREIGN,
+}
+TRIAL: dict[str, Any] = {
+    **BARE,
+    "ours": WANTED,
+    "trial": {"id": "9f", "parameters": WANTED, "boot_id": "boot-2"},
+    "trial_files": ["/boot/grub/homeport-trial.cfg"],
+    "next_entry": "homeport-trial",
+    "script": AS_WANTED["script"],
+}
+ON_TRIAL = {**TRIAL, "cmdline": [*FOREIGN, *WANTED, "homeport.trial=9f"], "boot_id": "boot-3"}
+BACK = {**TRIAL, "boot_id": "boot-4", "next_entry": ""}
+LEFT = {**AS_WANTED, "trial_files": ["/boot/homeport-trial.img"]}
+GONE = {**BARE, "trial_files": []}
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "spec", "commands"),
+    [
+        (tried, AS_WANTED, SPEC, []),
+        (tried, TRIAL, SPEC, []),
+        (tried, ON_TRIAL, SPEC, []),
+        (tried, GONE, None, []),
+        (tried, {**GONE, "loader": {"kind": "", "why": "x"}}, None, []),
+        (tried, BARE, SPEC, ["FileUpload", "_module.stage("]),
+        (tried, BACK, SPEC, ["_module.stage("]),
+        (tried, {**TRIAL, "next_entry": ""}, SPEC, ["_module.stage("]),
+        (tried, AS_WANTED, None, ["_module.stage("]),
+        (tried, {**AS_WANTED, "drop_in": None}, SPEC, ["_module.make_default("]),
+        (tried, {**AS_WANTED, "entry": FOREIGN}, SPEC, ["_module.make_default("]),
+        (tried, {**GONE, "script": "x"}, None, ["_module.make_default("]),
+        (tried, LEFT, SPEC, ["_module.withdraw("]),
+        (tried, {**AS_WANTED, "next_entry": "homeport-trial"}, SPEC, ["_module.withdraw("]),
+        (kept, AS_WANTED, SPEC, []),
+        (kept, BARE, SPEC, []),
+        (kept, TRIAL, SPEC, []),
+        (kept, GONE, None, []),
+        (kept, ON_TRIAL, SPEC, ["_module.confirm("]),
+        (kept, BACK, SPEC, ["_module.fell_back("]),
+    ],
+)
+def test_operations(
+    operation: Any, observed: dict[str, Any], spec: KernelCmdline | None, commands: list[str]
+) -> None:
+    found = yielded(operation, observed, spec=spec, may=True)
+    assert len(found) == len(commands), found
+    for one, part in zip(found, commands, strict=True):
+        assert part in one
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ({"loader": {"kind": "", "why": "no traces"}}, "cannot tell what it boots by: no traces"),
+        ({"loader": {"kind": "proxmox", "why": "its uuids"}}, "boots by proxmox: its uuids"),
+        ({"environment_fault": "/boot/grub lies on lvm"}, "lies on lvm"),
+        ({"entry": None}, "cannot tell which entry"),
+    ],
+)
+def test_what_stands_in_the_way_is_refused_before_anything_is_written(
+    difference: dict[str, Any], words: str
+) -> None:
+    (refusal,) = yielded(tried, {**BARE, **difference}, spec=SPEC, may=True)
+    assert is_refusal(refusal)
+    assert words in refusal
+
+
+def test_a_run_that_may_not_reboot_stages_nothing_and_says_what_waits() -> None:
+    for observed in (BARE, BACK, TRIAL):
+        waiting.begin()
+        assert yielded(tried, observed, spec=SPEC, may=False) == []
+        assert [*waiting.waiting("a node")] == [
+            ("kernel_cmdline", "the command line to be tried: iommu=pt pci=noaer")
+        ]
+    assert yielded(kept, BACK, spec=SPEC, may=False) == []
+    (written,) = yielded(tried, {**AS_WANTED, "drop_in": None}, spec=SPEC, may=False)
+    assert "_module.make_default(" in written
+
+
+def test_what_is_staged_travels_with_its_clocks() -> None:
+    slow = KernelCmdline(parameters=(PT,), trial_seconds=900)
+    (_, command) = yielded(tried, BARE, spec=slow, may=True)
+    text = json.dumps({"seconds": 900})[1:-1]
+    assert text in command
+    assert "OnBootSec=900" in command
+    assert "ConditionKernelCommandLine=homeport.trial" in command
+
+
+def test_by_default_needs_the_files_and_the_entry() -> None:
+    assert by_default(SPEC, AS_WANTED)
+    assert not by_default(SPEC, {**AS_WANTED, "entry": FOREIGN})
+    assert not by_default(SPEC, {**AS_WANTED, "drop_in": TEXT + "x"})
+    assert not by_default(None, AS_WANTED)
+
+
+# What drift says --------------------------------------------------------------------------------
+
+HERE = {"spec": SPEC, "may": True}
+LINE = "command line in force: iommu=pt pci=noaer"
+WORDS: list[Words] = [
+    (tried, [BARE], HERE, [(LINE, "none of these")]),
+    (tried, [{**BARE, "cmdline": [*FOREIGN, "iommu=pt"]}], HERE, [(LINE, "iommu=pt")]),
+    (
+        tried,
+        [AS_WANTED],
+        {"spec": None, "may": True},
+        [("command line in force: nothing of ours", "iommu=pt pci=noaer")],
+    ),
+    (
+        tried,
+        [{**AS_WANTED, "drop_in": None, "entry": FOREIGN}],
+        HERE,
+        [
+            (f"{aboard.DROP_IN}: iommu=pt pci=noaer", "no such file"),
+            (
+                "/boot/grub/grub.cfg: default entry with iommu=pt pci=noaer",
+                "without iommu=pt pci=noaer",
+            ),
+        ],
+    ),
+    (
+        tried,
+        [{**GONE, "script": "x", "ours": ["a"], "entry": [*FOREIGN, "a"]}],
+        {"spec": None, "may": True},
+        [
+            (f"{aboard.SCRIPT}: no such file", "a file of ours"),
+            ("/boot/grub/grub.cfg: default entry with nothing of ours", "with a"),
+        ],
+    ),
+    (
+        tried,
+        [LEFT],
+        HERE,
+        [("/boot/homeport-trial.img: nothing of a trial", "left of one")],
+    ),
+    (
+        tried,
+        [{**BARE, "environment_fault": "/boot/grub lies on lvm"}],
+        HERE,
+        [
+            (
+                "a command line that can be changed",
+                "/boot/grub lies on lvm, so a command line that fails would boot for ever: "
+                "nothing was changed",
+            ),
+            (LINE, "none of these"),
+        ],
+    ),
+    (
+        kept,
+        [ON_TRIAL],
+        HERE,
+        [
+            (
+                "command line by default: iommu=pt pci=noaer",
+                "on trial, for this boot alone",
+            )
+        ],
+    ),
+    (kept, [BACK], HERE, [(LINE, "none of these")]),
+]
