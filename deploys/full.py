@@ -17,6 +17,7 @@ from deploys import (
     open_webui,
     secrets,
     stack,
+    vfio,
 )
 from deploys.node import Node
 from homeport.targets import Target
@@ -25,6 +26,8 @@ node: Node = host.data.node
 target: Target = host.data.target
 
 base.apply(spec=node.base, target=target)
+vfio.apply(spec=node.vfio)
+vfio.prove(spec=node.vfio)  # after whatever reboots the node
 host_names.apply(spec=node.host_names)
 docker.apply(spec=node.docker, target=target)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
