@@ -23,6 +23,7 @@ HOOK = "/etc/initramfs-tools/hooks/homeport-vfio"
 INIT_TOP = "/etc/initramfs-tools/scripts/init-top/homeport-vfio"
 MODPROBE = "/etc/modprobe.d/homeport-vfio.conf"
 OWN_FILES = (CARDS, EARLY, UNIT_FILE, HOOK, INIT_TOP, MODPROBE)
+BOOT, MODULES = "/boot", "/lib/modules"
 # What the early program said in this boot, and what we took back in it. Gone with the boot.
 LOG = "/run/homeport-vfio.log"
 RELEASED = "/run/homeport-vfio.released"
@@ -139,7 +140,7 @@ def native_modules(alias: str) -> "list[str]":
 
 
 def _builtin() -> "set[str]":
-    text = read(f"/lib/modules/{platform.release()}/modules.builtin") or ""
+    text = read(f"{MODULES}/{platform.release()}/modules.builtin") or ""
     return {_module(line) for line in text.splitlines()}
 
 
@@ -147,14 +148,18 @@ def _module(path: str) -> str:
     return path.rsplit("/", 1)[-1].split(".ko", 1)[0].replace("-", "_")
 
 
-def listing(image: str) -> "dict[str, Any]":
+def listing(image: str) -> "dict[str, Any] | None":
     """{"modules": ["xhci_pci", …], "mark": "0a1b…" or "", "conf": False} of an initramfs: its
-    modules, the mark of our script in it, and whether it holds our file for modprobe."""
+    modules, the mark of our script in it, and whether it holds our file for modprobe. None for one
+    that cannot be listed."""
     status = Path(image).stat()
     stamp = [status.st_mtime_ns, status.st_size]
     known = json.loads(read(LISTED) or "{}")
     if known.get(image, {}).get("stamp") != stamp:
-        names = run("lsinitramfs", image, timeout=120).out.splitlines()
+        ran = run("lsinitramfs", image, timeout=120)
+        names = ran.out.splitlines()
+        if not ran.ok or not names:
+            return None
         marks = [name.rsplit("/mark-", 1)[1] for name in names if f"{FOLDER}/mark-" in f"/{name}"]
         known[image] = {
             "stamp": stamp,
@@ -174,12 +179,16 @@ def listing(image: str) -> "dict[str, Any]":
 
 def _images(native: "set[str]") -> "dict[str, dict[str, Any]]":
     """{"6.12.48+deb13-amd64": {"path": …, "mark": …, "conf": …, "native": [modules that may
-    claim one of the cards]}} of each kernel that is installed."""
+    claim one of the cards]}} of each kernel that is installed.
+
+    One that cannot be listed counts as one that has all of them and nothing of ours: it is made
+    anew.
+    """
     found = {}
-    for path in sorted(Path("/boot").glob("initrd.img-*")):
+    for path in sorted(Path(BOOT).glob("initrd.img-*")):
         version = path.name.removeprefix("initrd.img-")
-        if Path("/lib/modules", version, "kernel").is_dir():
-            seen = listing(str(path))
+        if Path(MODULES, version, "kernel").is_dir():
+            seen = listing(str(path)) or {"modules": native, "mark": "", "conf": False}
             found[version] = {
                 "path": str(path),
                 "mark": seen["mark"],

@@ -613,12 +613,52 @@ def test_an_initramfs_is_listed_once(node: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(aboard, "run", run)
     for _ in range(2):
         answer = aboard.listing(str(image))
+        assert answer is not None
         assert answer["modules"] == ["bochs", "xhci_pci"]
         assert (answer["mark"], answer["conf"]) == ("0a1b2c3d", True)
     assert ran == [("lsinitramfs", str(image))]
     image.write_text("longer")
     aboard.listing(str(image))
     assert len(ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "native", "mark"),
+    [
+        (0, LISTED, ["bochs"], "0a1b2c3d"),
+        (0, "usr/lib/x/ext4.ko\n", [], ""),
+        (1, LISTED, ["bochs", "nouveau"], ""),  # broken off in the middle: made anew
+        (0, "", ["bochs", "nouveau"], ""),
+    ],
+)
+def test_which_drivers_an_initramfs_holds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    text: str,
+    native: list[str],
+    mark: str,
+) -> None:
+    monkeypatch.setattr(aboard, "LISTED", str(tmp_path / "listed"))
+    monkeypatch.setattr(aboard, "BOOT", str(tmp_path))
+    monkeypatch.setattr(aboard, "MODULES", str(tmp_path))
+    monkeypatch.setattr(aboard, "run", lambda *_, **__: Ran(status, text, ""))
+    (tmp_path / VERSION / "kernel").mkdir(parents=True)
+    (tmp_path / f"initrd.img-{VERSION}").write_text("x")
+    (tmp_path / "initrd.img-6.1-purged").write_text("x")
+    found = aboard._images({"bochs", "nouveau"})
+    assert found.keys() == {VERSION}
+    assert (found[VERSION]["native"], found[VERSION]["mark"]) == (native, mark)
+
+
+def test_the_drivers_of_a_device_are_those_that_modprobe_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = {"pci:v1": "nvidia-current\nnouveau\nvfio_pci\n", "pci:v2": ""}
+    monkeypatch.setattr(aboard, "run", lambda *words: Ran(0, answers[words[-1]], ""))
+    assert aboard.native_modules("pci:v1") == ["nouveau", "nvidia_current"]
+    assert aboard.native_modules("pci:v2") == []
+    assert aboard.native_modules("") == []
 
 
 def test_the_log_of_a_boot(node: Path) -> None:

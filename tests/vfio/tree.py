@@ -30,7 +30,9 @@ def port(path: str, group: str) -> Function:
     return Function(path, PORT, "060400", "pcieport", group, "0000:0000")
 
 
-def card(path: str, group: str, *, driver: str = "nouveau", sound: str = "snd_hda_intel") -> list:  # type: ignore[type-arg]
+def card(
+    path: str, group: str, *, driver: str = "nouveau", sound: str = "snd_hda_intel"
+) -> list[Function]:
     """A card of two functions, the display at `path` + ".0"."""
     return [
         Function(f"{path}.0", GPU, "030000", driver, group),
