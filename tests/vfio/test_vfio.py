@@ -9,19 +9,16 @@ from typing import Any
 import pytest
 
 from deploys.node import Node
-from deploys.vfio import (
+from deploys.vfio import Vfio
+from deploys.vfio.difference import (
     FROM,
-    Vfio,
-    configuration,
     images_to_make,
     impossible,
-    initramfs,
     modprobe_text,
-    owned,
-    removed,
     wanted_files,
     wanted_mark,
 )
+from deploys.vfio.operations import configuration, initramfs, owned, removed
 from homeport.inventory import unbound
 from homeport.lock import Lock
 from homeport.pins import Card, bind, card
