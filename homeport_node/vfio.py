@@ -165,7 +165,7 @@ def listing(image: str) -> "dict[str, Any] | None":
             "stamp": stamp,
             "modules": sorted({_module(name) for name in names if ".ko" in name}),
             "mark": marks[0] if marks else "",
-            "conf": any(f"/{name}" == MODPROBE for name in names),
+            "conf": any(f"/{name}".endswith(MODPROBE) for name in names),
         }
         temporary = Path(f"{LISTED}.{os.getpid()}")
         try:

@@ -37,7 +37,8 @@ def _address(card: PciCard, functions: list[list[str]]) -> str:
         for one in functions
         if one[1:5] == kind
         and one[6].split("/")[3] == root
-        and [part.split(":")[-1] for part in one[6].split("/")[4:]] == steps
+        and [part.split(":")[-1] for part in one[6].split("/")[4:]]
+        == [step.split(":")[-1] for step in steps]
     ]
     assert len(found) == 1, (card, found)
     return found[0]

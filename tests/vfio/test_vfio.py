@@ -19,7 +19,7 @@ from deploys.vfio.difference import (
     wanted_mark,
 )
 from deploys.vfio.operations import configuration, initramfs, owned, removed
-from homeport.inventory import unbound
+from homeport.inventory import handles_of, unbound, without_lacking
 from homeport.lock import Lock
 from homeport.pins import Card, bind, card
 from homeport.spec import SpecError
@@ -106,6 +106,25 @@ def test_the_targets_say_what_a_card_is() -> None:
     assert bound.vfio.named() == SPEC.named()
     with pytest.raises(SpecError, match=r"pci\.third: .*`bin/homeport probe`"):
         bind(Vfio(cards=(card("third"),)), target, Lock())
+
+
+def test_a_machine_without_an_iommu_does_without_it() -> None:
+    target = Target(
+        name="n", address="192.0.2.1", host_key="ssh-ed25519 A", lacks={"iommu": "a container"}
+    )
+    carried, missing = without_lacking(Node(name="n", vfio=SPEC), target)
+    assert carried.vfio is None
+    assert [(one.capability, one.reason) for one in missing] == [("vfio", "no iommu: a container")]
+
+
+def test_the_probe_is_told_which_cards_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "n.py"
+    path.write_text(
+        "from deploys.node import Node\nfrom deploys.vfio import Vfio\n"
+        "from homeport.inventory import inventory\nfrom homeport.pins import card\n"
+        "hosts = inventory(__file__, n=Node(name='n', vfio=Vfio(cards=(card('right'),))))\n"
+    )
+    assert handles_of(path) == {"gpus": [], "cards": ["right"], "radios": []}
 
 
 @pytest.mark.parametrize(
