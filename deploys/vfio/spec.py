@@ -11,6 +11,9 @@ from homeport.spec import Spec
 class Vfio(Spec):
     """`cards` are given to virtual machines: the host's drivers do not get them.
 
+        vfio=Vfio(cards=(card("right"),))
+
+    with a table `pci.right` in the targets, and one for every other card that looks like it.
     `by` is "identity" (the very cards) or "ids" (whatever has their vendor and device).
     """
 
