@@ -27,8 +27,8 @@ target: Target = host.data.target
 
 base.apply(spec=node.base, target=target)
 vfio.apply(spec=node.vfio)
-vfio.prove(spec=node.vfio)  # after whatever reboots the node
 host_names.apply(spec=node.host_names)
+vfio.prove(spec=node.vfio)  # after what reboots the node, before all that uses its GPUs
 docker.apply(spec=node.docker, target=target)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
