@@ -331,6 +331,24 @@ def waiting(observed: "dict[str, Any]") -> "list[tuple[str, str, str]]":
     ]
 
 
+def _settled(observed: "dict[str, Any]") -> bool:
+    """Whether this boot ran the early program as it is now, where it must, and no older one."""
+    tried = observed["log"]["tried"]
+    current = all(mark == observed["mark"] for _, mark in tried)
+    return current and [stage(observed), observed["mark"]] in tried
+
+
+def taken(observed: "dict[str, Any]") -> "list[tuple[str, str]]":
+    """(handle, address) of each function that vfio-pci has of a card that is kept."""
+    return [
+        (handle, one["address"])
+        for handle, card in observed["cards"].items()
+        if not card["give"]
+        for one in card["functions"]
+        if one["driver"] == DRIVER
+    ]
+
+
 def reboot_reasons(observed: "dict[str, Any] | None" = None) -> "list[str]":
     """Why the node must boot for its cards, in short phrases; [] when it need not.
 
@@ -342,10 +360,13 @@ def reboot_reasons(observed: "dict[str, Any] | None" = None) -> "list[str]":
     reasons = [f"{address} is still with {DRIVER}" for address in seen["released"]]
     if not seen["iommu"] or any(card["problem"] for card in seen["cards"].values()):
         return reasons
-    tried = [stage(seen), seen["mark"]] in seen["log"]["tried"]
+    settled = _settled(seen)
     for handle, address, driver in waiting(seen):
-        if not tried or address in seen["log"]["gave"]:
+        if not settled or address in seen["log"]["gave"]:
             reasons.append(f"{address} ({handle}) is with {driver or 'no driver'}, not {DRIVER}")
+    for handle, address in taken(seen):
+        if not settled and address not in seen["released"]:
+            reasons.append(f"{address} ({handle}, which is kept) is with {DRIVER}")
     return reasons
 
 

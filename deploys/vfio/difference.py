@@ -17,6 +17,7 @@ from homeport_node.vfio import (
     UNIT,
     UNIT_FILE,
     stage,
+    taken,
     waiting,
 )
 
@@ -158,14 +159,14 @@ def stale_words(observed: dict[str, Any]) -> Iterator[Pair]:
 def wrong_owners(observed: dict[str, Any]) -> str:
     """Which functions of the given cards vfio-pci has not, and which kept ones it has; "" if none.
 
-    That of a kept card counts only for those that look like a given one.
+    Kept ones are those that look like a given one.
     """
     words = [
         f"{address} ({handle}) is with {driver or 'no driver'}"
         for handle, address, driver in waiting(observed)
     ]
-    for handle, card in observed["cards"].items():
-        for one in card["functions"]:
-            if not card["give"] and one["driver"] == DRIVER:
-                words.append(f"{one['address']} ({handle}, which is kept) is with {DRIVER}")
+    words += [
+        f"{address} ({handle}, which is kept) is with {DRIVER}"
+        for handle, address in taken(observed)
+    ]
     return ", ".join(words)

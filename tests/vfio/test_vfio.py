@@ -539,10 +539,17 @@ def test_a_boot_is_awaited_until_it_was_tried(node: Path) -> None:
     assert aboard.reboot_reasons(gave) == ["0000:02:00.0 (right) is with nouveau, not vfio-pci"]
 
 
-def test_a_try_of_an_older_initramfs_counts_for_nothing(node: Path) -> None:
-    observed = in_place(SPEC, {**seen(node, TWINS), "images": HELD})
+@pytest.mark.parametrize("images", [HELD, {}], ids=["in the initramfs", "not any more"])
+def test_a_try_of_an_older_initramfs_counts_for_nothing(node: Path, images: dict[str, Any]) -> None:
+    """It gave the left card, and the right one is wanted since."""
+    left_given = changed(TWINS, "0000:01:00.0", driver="vfio-pci")
+    observed = in_place(SPEC, {**seen(node, left_given), "images": images})
     log = {"tried": [["initramfs", "older"], ["unit", observed["mark"]]], "gave": [], "words": []}
-    assert len(aboard.reboot_reasons({**observed, "log": log})) == 2
+    assert aboard.reboot_reasons({**observed, "log": log}) == [
+        "0000:02:00.0 (right) is with nouveau, not vfio-pci",
+        "0000:02:00.1 (right) is with snd_hda_intel, not vfio-pci",
+        "0000:01:00.0 (left, which is kept) is with vfio-pci",
+    ]
     log["tried"][0] = ["initramfs", observed["mark"]]
     assert aboard.reboot_reasons({**observed, "log": log}) == []
 
