@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -687,6 +688,52 @@ def test_the_log_of_a_boot(node: Path) -> None:
         "gave": ["0000:02:00.0"],
         "words": ["right stays with the host: why"],
     }
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        (("cards", "early"), ["cards", "early", "mark-MARK"]),
+        (("cards",), ["cards"]),  # cut short: no mark, so it is made anew
+        ((), None),
+    ],
+)
+def test_the_hook_puts_all_of_it_into_an_initramfs_or_no_mark(
+    tmp_path: Path, there: tuple[str, ...], found: list[str] | None
+) -> None:
+    ours, destination = tmp_path / "ours", tmp_path / "made"
+    ours.mkdir()
+    functions = tmp_path / "hook-functions"
+    functions.write_text('manual_add_modules() { echo "$*"; }\n')
+    text = (FROM / "hook").read_text()
+    text = text.replace("/usr/share/initramfs-tools/hook-functions", str(functions))
+    hook = tmp_path / "hook"
+    hook.write_text(text.replace(aboard.FOLDER, str(ours)))
+    cards = wanted_files(SPEC, bare())[CARDS][0]
+    for name, content in (("cards", cards), ("early", "")):
+        if name in there:
+            (ours / name).write_text(content)
+    done = subprocess.run(
+        ["sh", str(hook)],
+        env={"DESTDIR": str(destination), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    made = Path(f"{destination}{ours}")
+    if found is None:
+        assert not made.exists()
+        return
+    mark = aboard.parse_cards(cards)[0]
+    assert sorted(one.name for one in made.iterdir()) == [n.replace("MARK", mark) for n in found]
+    assert done.stdout == "vfio_iommu_type1 vfio_pci\n"
+
+
+@pytest.mark.parametrize("name", ["hook", "init-top"])
+def test_the_initramfs_scripts_need_none_before_them(name: str) -> None:
+    done = subprocess.run(["sh", str(FROM / name), "prereqs"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 # What drift says ---------------------------------------------------------------------------------
