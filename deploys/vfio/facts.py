@@ -1,5 +1,7 @@
 """What a node says of its cards."""
 
+from typing import Any, ClassVar
+
 from homeport.observe import NodeFact
 
 
@@ -12,3 +14,19 @@ class VfioState(NodeFact):
     """
 
     stem = "vfio"
+    # A node without python3, before the base is there: nothing of ours, and nothing known.
+    absent: ClassVar[Any] = {
+        "cards": {},
+        "iommu": True,
+        "foreign": [],
+        "same_ids": [],
+        "builtin": [],
+        "mark": "",
+        "files": {},
+        "enabled": False,
+        "images": {},
+        "initramfs_tools": True,
+        "log": {"tried": [], "gave": [], "words": []},
+        "stale": [],
+        "released": [],
+    }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploys.node import Node
-from deploys.vfio import Vfio
+from deploys.vfio import Vfio, VfioState
 from deploys.vfio.difference import (
     FROM,
     images_to_make,
@@ -260,22 +260,7 @@ def overridden(root: Path) -> list[str]:
 
 def bare(**fields: Any) -> dict[str, Any]:
     """A node where nothing of ours is, and that has no card either."""
-    return {
-        "cards": {},
-        "iommu": True,
-        "foreign": [],
-        "same_ids": [],
-        "builtin": [],
-        "mark": "",
-        "files": {},
-        "enabled": False,
-        "images": {},
-        "initramfs_tools": True,
-        "log": {"tried": [], "gave": [], "words": []},
-        "stale": [],
-        "released": [],
-        **fields,
-    }
+    return {**VfioState.absent, **fields}
 
 
 @pytest.mark.parametrize(
@@ -451,6 +436,16 @@ def test_a_bare_node_is_configured_and_then_as_wanted(node: Path) -> None:
     done = in_place(SPEC, observed)
     assert yielded(configuration, done, spec=SPEC) == []
     assert yielded(initramfs, done, spec=SPEC) == []
+
+
+def test_a_node_that_cannot_be_asked_yet_is_told_what_will_be_done(node: Path) -> None:
+    """Before python3 is there, while a run is prepared."""
+    assert VfioState.absent.keys() == seen(node, TWINS).keys()
+    assert yielded(configuration, VfioState.absent, spec=SPEC)[-1] == ENABLE
+    assert yielded(initramfs, VfioState.absent, spec=SPEC) == []
+    assert yielded(owned, VfioState.absent, spec=SPEC) == []
+    assert yielded(removed, VfioState.absent) == []
+    assert aboard.reboot_reasons(VfioState.absent) == []
 
 
 def test_files_that_are_wanted_no_more_go(node: Path) -> None:
