@@ -585,7 +585,7 @@ GONE = {**BARE, "trial_files": []}
         (tried, ON_TRIAL, SPEC, []),
         (tried, GONE, None, []),
         (tried, {**GONE, "loader": {"kind": "", "why": "x"}}, None, []),
-        (tried, BARE, SPEC, ["FileUpload", "_module.stage("]),
+        (tried, BARE, SPEC, ["FileUpload", "chmod 755", "_module.stage("]),
         (tried, BACK, SPEC, ["_module.stage("]),
         (tried, {**TRIAL, "next_entry": ""}, SPEC, ["_module.stage("]),
         (tried, AS_WANTED, None, ["_module.stage("]),
@@ -642,7 +642,7 @@ def test_a_run_that_may_not_reboot_stages_nothing_and_says_what_waits() -> None:
 
 def test_what_is_staged_travels_with_its_clocks() -> None:
     slow = KernelCmdline(parameters=(PT,), trial_seconds=900)
-    (_, command) = yielded(tried, BARE, spec=slow, may=True)
+    *_, command = yielded(tried, BARE, spec=slow, may=True)
     text = json.dumps({"seconds": 900})[1:-1]
     assert text in command
     assert "OnBootSec=900" in command

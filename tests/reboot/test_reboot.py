@@ -22,10 +22,16 @@ from tests.machinery.small_sshd import small_sshd, write_key
 from tests.operations import Words, is_refusal, yielded
 
 NAMES = ("inventory", "deploy")
+NOTHING: dict[str, Any] = {"released": [], "iommu": False, "cards": {}}
 WAITS = {
     "boot_id": "boot-1",
-    "reasons": {"kernel_cmdline": "the command line to be tried: iommu=pt", "vfio": "a card"},
+    "reasons": {"kernel_cmdline": "the command line to be tried: iommu=pt"},
     "faults": {},
+}
+A_CARD = {**NOTHING, "released": ["0000:01:00.0"]}
+REASONS = {
+    "kernel_cmdline": "the command line to be tried: iommu=pt",
+    "vfio": "0000:01:00.0 is still with vfio-pci",
 }
 
 
@@ -61,25 +67,28 @@ def test_wrong_data_dies_before_any_connection(data: str) -> None:
 
 
 def test_without_a_reason_there_is_no_reboot() -> None:
-    assert yielded(rebooted, {"reasons": {}}, may=True, seconds=900) == []
+    assert yielded(rebooted, {"reasons": {}}, NOTHING, may=True, seconds=900, vfio=None) == []
 
 
 def test_one_reboot_for_all_reasons_announced_and_waited_for() -> None:
-    said, command, back = yielded(rebooted, WAITS, may=True, seconds=900)
-    assert "reboots, for kernel_cmdline: the command line to be tried: iommu=pt; vfio: a" in said
+    said, command, back = yielded(rebooted, WAITS, A_CARD, may=True, seconds=900, vfio=None)
+    assert (
+        "reboots, for kernel_cmdline: the command line to be tried: iommu=pt; vfio: 0000:01" in said
+    )
     assert "systemctl reboot" in command
     assert "'boot-1', 900" in back
 
 
 def test_never_names_what_waits() -> None:
     waiting.begin()
-    assert yielded(rebooted, WAITS, may=False, seconds=900) == []
-    assert [*waiting.waiting("a node")] == [*WAITS["reasons"].items()]  # type: ignore[attr-defined]
+    assert yielded(rebooted, WAITS, A_CARD, may=False, seconds=900, vfio=None) == []
+    assert [*waiting.waiting("a node")] == [*REASONS.items()]
 
 
 def test_no_reboot_into_what_the_boot_menu_does_not_know() -> None:
     faults = {"kernel_cmdline": "the next boot is not marked"}
-    (refusal,) = yielded(rebooted, {**WAITS, "faults": faults}, may=True, seconds=900)
+    waits = {**WAITS, "faults": faults}
+    (refusal,) = yielded(rebooted, waits, NOTHING, may=True, seconds=900, vfio=None)
     assert is_refusal(refusal)
     assert "kernel_cmdline: the next boot is not marked" in refusal
 
@@ -250,14 +259,14 @@ def test_a_trial_that_was_staged_in_this_boot_is_a_reason(
 WORDS: list[Words] = [
     (
         rebooted,
-        [WAITS],
-        {"may": True, "seconds": 900},
+        [WAITS, A_CARD],
+        {"may": True, "seconds": 900, "vfio": None},
         [
             (
                 "kernel_cmdline: in force",
                 "waits for a reboot: the command line to be tried: iommu=pt",
             ),
-            ("vfio: in force", "waits for a reboot: a card"),
+            ("vfio: in force", "waits for a reboot: 0000:01:00.0 is still with vfio-pci"),
         ],
     ),
 ]
