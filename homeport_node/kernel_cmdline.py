@@ -453,7 +453,10 @@ def stage(parameters: "list[str]", seconds: int, timer: str, service: str) -> "s
     except OSError as error:
         return str(error)
     if not image:
-        print("no dead man's switch: the initramfs is not of initramfs-tools, or not in /boot")
+        print(
+            "homeport-says no dead man's switch on this trial: the initramfs is not of "
+            "initramfs-tools, or not in /boot"
+        )
     once = run("grub-reboot", ENTRY_ID)
     settle(GRUB)
     return None if once.ok else f"grub-reboot: {once.err.strip()}"
@@ -487,7 +490,7 @@ def make_default(parameters: "list[str]", drop_in: str) -> "str | None":
         return f"{GRUB / 'grub.cfg'}: made anew, its default entry does not carry {words}"
     left = [one for one in dropped if one in arguments]
     if left:
-        print(f"{' '.join(left)}: still on the command line: not of ours alone")
+        print(f"homeport-says {' '.join(left)}: still on the command line: not of ours alone")
     return None
 
 
