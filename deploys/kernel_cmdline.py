@@ -48,7 +48,8 @@ from homeport.observe import NodeFact, act
 from homeport.refuse import refuse
 from homeport.spec import Spec
 from homeport.waiting import waits
-from homeport_node.kernel_cmdline import DROP_IN, ENTRY_ID, GRUB, SCRIPT, SERVICE, TIMER
+from homeport_node.kernel_cmdline import DROP_IN, SCRIPT, SERVICE, TIMER
+from homeport_node.kernel_cmdline_grub import BLOCK, CFG, ENTRY_ID
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "files/kernel_cmdline"
@@ -153,9 +154,9 @@ class KernelCmdline(Spec):
 
 class KernelCmdlineState(NodeFact):
     """{"loader": {"kind": "grub", "why": ""}, "cmdline": ["BOOT_IMAGE=…", …], "boot_id": "9f…",
-    "kernel": "6.12.48+deb13-amd64", "drop_in": None, "ours": [], "script": None, "hook": False,
+    "kernel": "6.12.48+deb13-amd64", "drop_in": None, "ours": [], "script": None,
     "entry": ["root=…", "ro"], "trial": None, "trial_files": [], "next_entry": "",
-    "environment_fault": "", "switch": True, "armed": False}
+    "environment_fault": ""}
     """
 
     stem = "kernel_cmdline"
@@ -234,7 +235,7 @@ def default_words(spec: KernelCmdline | None, observed: dict[str, Any]) -> Itera
         lacking = " ".join((Counter(wanted) - Counter(entry)).elements())
         more = " ".join(one for one in observed.get("ours", ()) if one not in wanted)
         yield Pair(
-            f"{GRUB / 'grub.cfg'}: default entry with {' '.join(wanted) or 'nothing of ours'}",
+            f"{CFG}: default entry with {' '.join(wanted) or 'nothing of ours'}",
             f"without {lacking}" if lacking else f"with {more}",
         )
 
@@ -261,7 +262,7 @@ def obstacle(found: Situation, observed: dict[str, Any]) -> StringCommand | None
             )
         if observed["entry"] is None:
             return refuse(
-                f"cannot tell which entry of {GRUB / 'grub.cfg'} boots by default",
+                f"cannot tell which entry of {CFG} boots by default",
                 "set GRUB_DEFAULT in /etc/default/grub to 0 or to an entry's id, run update-grub",
                 CHANGEABLE,
             )
@@ -303,7 +304,7 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
         return
     stop = obstacle(found, observed)
     if found == "left over":
-        paths = observed["trial_files"] or [f"{GRUB / 'grubenv'}: next_entry"]
+        paths = observed["trial_files"] or [f"{BLOCK}: next_entry"]
         differs(Pair(f"{path}: nothing of a trial", "left of one") for path in paths)
     else:
         pairs = default_words if found == "to be written" else in_force_words

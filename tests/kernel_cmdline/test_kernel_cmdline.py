@@ -4,6 +4,7 @@ The menu in `grub.cfg` is like one that Debian 13's 10_linux writes.
 """
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -24,6 +25,8 @@ from deploys.kernel_cmdline import (
 from homeport import waiting
 from homeport.spec import SpecError
 from homeport_node import kernel_cmdline as aboard
+from homeport_node import kernel_cmdline_grub as grub
+from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import Ran, read
 from tests.operations import Words, is_refusal, yielded
 
@@ -126,27 +129,29 @@ OLD = "gnulinux-6.12.38+deb13-amd64-advanced-5a1b"
 )
 def test_the_entry_that_boots_by_default(default: str, saved: str, wanted: str | None) -> None:
     text = CFG.replace('set default="0"', f'set default="{default}"')
-    found = aboard.default_entry(text, {"saved_entry": saved} if saved else {})
+    found = grub.default_entry(text, {"saved_entry": saved} if saved else {})
     assert (found.id if found else None) == wanted
 
 
 def test_an_entry_that_starts_no_kernel_has_no_arguments() -> None:
     text = CFG.replace('set default="0"', 'set default="uefi-firmware"')
-    entry = aboard.default_entry(text, {})
+    entry = grub.default_entry(text, {})
     assert entry is not None
-    assert aboard.kernel_arguments(entry) is None
+    assert grub.kernel_arguments(entry) is None
 
 
 def test_of_ours_the_last_is_taken_away() -> None:
-    assert aboard.without(["a", "b", "a", "c"], ["a", "c", "gone"]) == ["a", "b"]
+    assert grub.without(["a", "b", "a", "c"], ["a", "c", "gone"]) == ["a", "b"]
 
 
 def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
-    entry = aboard.default_entry(CFG, {})
+    entry = grub.default_entry(CFG, {})
     assert entry is not None
-    arguments = aboard.kernel_arguments(entry)
+    arguments = grub.kernel_arguments(entry)
     assert arguments == ["root=UUID=5a1b", "ro", "console=ttyS0", "quiet", "old=1"]
-    text = aboard.trial_entry(entry, [*aboard.without(arguments, ["old=1"]), *WANTED], image=True)
+    text = grub.trial_entry(
+        entry, [*grub.without(arguments, ["old=1"]), *WANTED], "homeport-trial.img"
+    )
     lines = text.splitlines()
     assert lines[0] == (
         "menuentry 'Homeport: a command line on trial' --class debian --class gnu-linux "
@@ -158,8 +163,8 @@ def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
     assert wanted in lines
     assert "\tinitrd /boot/initrd.img-6.12.48+deb13-amd64 /boot/homeport-trial.img" in lines
     assert "\tsearch --no-floppy --fs-uuid --set=root 5a1b" in lines
-    (again,) = aboard.menu(text)
-    assert again.id == aboard.ENTRY_ID
+    (again,) = grub.menu(text)
+    assert again.id == grub.ENTRY_ID
     assert again.body[:7] == entry.body[:7]
 
 
@@ -180,7 +185,7 @@ def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def test_the_switch_is_an_archive_with_a_piece_of_shell() -> None:
-    archive = aboard.switch_image(420)
+    archive = switch.switch_image(420)
     assert len(archive) % 512 == 0
     members = _members(archive)
     assert [*members] == ["conf", "conf/conf.d", "conf/conf.d/homeport-trial"]
@@ -194,7 +199,7 @@ def test_the_switch_pulls_and_cannot_stop_what_reads_it(tmp_path: Path) -> None:
     """The shell goes on at once, and the trigger is pulled when its time has come, not before."""
     trigger = tmp_path / "trigger"
     trigger.touch()
-    piece = _members(aboard.switch_image(1))["conf/conf.d/homeport-trial"][1].decode()
+    piece = _members(switch.switch_image(1))["conf/conf.d/homeport-trial"][1].decode()
     for path, pulled in ((trigger, "b\n"), (tmp_path / "none/x", None)):
         source = tmp_path / "piece"
         source.write_text(piece.replace("/proc/sysrq-trigger", str(path)))
@@ -203,6 +208,20 @@ def test_the_switch_pulls_and_cannot_stop_what_reads_it(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "on: \n", "")
         assert (path.read_text() if path.exists() else None) == pulled
         trigger.write_text("")
+
+
+def test_the_switch_is_found_by_what_it_holds_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "PROCESSES", tmp_path)
+    links = {"211": "/proc/sysrq-trigger", "212": "/proc/sysrq-trigger", "300": "/dev/null"}
+    for process, target in links.items():
+        (tmp_path / process / "fd").mkdir(parents=True)
+        (tmp_path / process / "fd/9").symlink_to(target)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
+    switch.disarm()
+    assert killed == [211, 212]
 
 
 # Aboard: a node's files -------------------------------------------------------------------------
@@ -219,19 +238,19 @@ class Node:
         self.failed: list[str] = []
         self.route = "default via 192.0.2.1"
         self.abstraction, self.filesystem = "", "ext2"
-        for name in ("CMDLINE", "BOOT_ID", "GRUB", "DROP_IN", "SCRIPT", "RECORD", "IMAGE", "UNITS"):
-            monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
-        for name in ("INITRAMFS_TOOLS", "DRACUT", "PROXMOX", "LOADER_INFO"):
-            monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
-        monkeypatch.setattr(aboard, "run", self.run)
+        for module in (aboard, grub, switch):
+            for name, path in vars(module).items():
+                if isinstance(path, Path):
+                    monkeypatch.setattr(module, name, root / str(path)[1:])
+            if module is not switch:
+                monkeypatch.setattr(module, "run", self.run)
         monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
-        monkeypatch.setattr(aboard, "switches", list)
         monkeypatch.setattr(aboard, "SETTLING", 0)
         for path, text in (
-            (aboard.GRUB / "grub.cfg", CFG),
+            (grub.CFG, CFG),
             (aboard.BOOT_ID, "boot-1\n"),
             (aboard.CMDLINE, "BOOT_IMAGE=/boot/vmlinuz root=UUID=5a1b ro console=ttyS0 quiet\n"),
-            (aboard.INITRAMFS_TOOLS, ""),
+            (switch.INITRAMFS_TOOLS, ""),
             (root / "boot/initrd.img-6.12.48+deb13-amd64", ""),
             (aboard.SCRIPT, (OWN / "42_homeport").read_text()),
         ):
@@ -275,11 +294,11 @@ class Node:
 
     def boots(self) -> None:
         """The next boot: GRUB clears its mark, and boots what it was told to."""
-        entry = aboard.default_entry((aboard.GRUB / "grub.cfg").read_text(), self.block)
-        if self.block.pop("next_entry", "") == aboard.ENTRY_ID:
-            (entry,) = aboard.menu((aboard.GRUB / "homeport-trial.cfg").read_text())
+        entry = grub.default_entry(grub.CFG.read_text(), self.block)
+        if self.block.pop("next_entry", "") == grub.ENTRY_ID:
+            (entry,) = grub.menu(grub.TRIAL.read_text())
         assert entry is not None
-        arguments = aboard.kernel_arguments(entry) or []
+        arguments = grub.kernel_arguments(entry) or []
         aboard.CMDLINE.write_text(f"{' '.join(['BOOT_IMAGE=/boot/vmlinuz', *arguments])}\n")
         number = int(aboard.BOOT_ID.read_text().split("-")[1])
         aboard.BOOT_ID.write_text(f"boot-{number + 1}\n")
@@ -352,7 +371,7 @@ def test_what_is_dropped_goes_by_the_same_way_and_the_rest_stays(node: Node) -> 
     assert "noaer" not in aboard.CMDLINE.read_text()
     for path in (aboard.DROP_IN, aboard.SCRIPT, *aboard.trial_files()):
         assert not path.exists()
-    assert "homeport-trial" not in (aboard.GRUB / "grub.cfg").read_text()
+    assert "homeport-trial" not in grub.CFG.read_text()
 
 
 def test_a_parameter_that_somebody_else_gives_as_well_stays(node: Node) -> None:
@@ -417,7 +436,7 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
         pass
 
     specs = [SPEC, KernelCmdline(parameters=(AER, _parameter("nohz=off")))]
-    replace, unlink, run = aboard.replace, Path.unlink, node.run
+    replace, unlink, run = grub.replace, Path.unlink, node.run
     left = 0
 
     def countdown() -> None:
@@ -434,10 +453,11 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
 
         return wrapped
 
-    monkeypatch.setattr(aboard, "replace", cut(replace))
+    monkeypatch.setattr(grub, "replace", cut(replace))
     monkeypatch.setattr(Path, "unlink", cut(unlink))
     verbs = ("grub-reboot", "grub-mkconfig")
-    monkeypatch.setattr(aboard, "run", cut(run, lambda *words: words[0] in verbs))
+    for module in (aboard, grub):
+        monkeypatch.setattr(module, "run", cut(run, lambda *words: words[0] in verbs))
     cuts = 0
     for moment in range(1, 60):
         left, spec = moment, specs[moment % 2]
@@ -448,7 +468,7 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
         except Cut:
             cuts += 1
         left = 0
-        assert aboard.menu((aboard.GRUB / "grub.cfg").read_text())
+        assert grub.menu(grub.CFG.read_text())
         node.boots()
         _kept(node, spec)
         node.boots()
@@ -469,21 +489,21 @@ def test_the_trial_of_a_command_line_that_is_wanted_no_more_is_replaced(node: No
 def test_a_node_without_the_means_gets_no_switch_and_says_so(
     node: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    aboard.INITRAMFS_TOOLS.unlink()
+    switch.INITRAMFS_TOOLS.unlink()
     node.does(tried, SPEC)
     assert "no dead man's switch" in capsys.readouterr().out
-    assert not aboard.IMAGE.exists()
-    assert aboard.IMAGE.name not in (aboard.GRUB / "homeport-trial.cfg").read_text()
+    assert not switch.IMAGE.exists()
+    assert switch.IMAGE.name not in grub.TRIAL.read_text()
 
 
 def test_what_goes_wrong_is_said_in_the_words_of_who_knows(node: Node) -> None:
     node.fails = {"grub-reboot": "no space"}
     assert aboard.stage(WANTED, 300, "", "") == "grub-reboot: no space"
     node.fails = {"grub-mkconfig": "syntax"}
-    before = (aboard.GRUB / "grub.cfg").read_text()
+    before = grub.CFG.read_text()
     assert aboard.make_default(WANTED, TEXT) == "grub-mkconfig: syntax"
-    assert (aboard.GRUB / "grub.cfg").read_text() == before
-    (aboard.GRUB / "grub.cfg").write_text("")
+    assert grub.CFG.read_text() == before
+    grub.CFG.write_text("")
     node.fails = {}
     node.made = lambda: "/homeport-trial.cfg"  # type: ignore[method-assign]
     assert "starts no Linux kernel" in (aboard.stage(WANTED, 300, "", "") or "")
@@ -548,12 +568,9 @@ AS_WANTED: dict[str, Any] = {
     "script": (OWN / "42_homeport").read_text(),
     "trial": None,
     "trial_files": [],
-    "hook": True,
     "entry": [*FOREIGN, *WANTED],
     "next_entry": "",
     "environment_fault": "",
-    "switch": True,
-    "armed": False,
 }
 BARE: dict[str, Any] = {
     **AS_WANTED,
