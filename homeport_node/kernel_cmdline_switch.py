@@ -45,10 +45,10 @@ def _member(name: str, mode: int, data: bytes) -> bytes:
 def switches() -> "list[int]":
     """The processes of an armed switch: they alone hold the kernel's trigger as descriptor 9."""
     found = []
-    for link in PROCESSES.glob("[0-9]*/fd/9"):
+    for process in PROCESSES.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.readlink(link).endswith("/sysrq-trigger"):  # noqa: PTH115
-                found.append(int(link.parts[2]))
+            if os.readlink(process / "fd/9").endswith("/sysrq-trigger"):  # noqa: PTH115
+                found.append(int(process.name))
     return sorted(found)
 
 
