@@ -1,37 +1,36 @@
-"""The kernel's command line under GRUB: what it is, and the trial of a new one.
+"""The kernel's command line: what it is, and the trial of a new one.
 
 Standard library only. A trial is wholly on the node's disk, and whoever looks can tell from there
 and from the boot that runs how it stands: a run that was cut off is gone on with by the next.
 """
 
 import json
-import os
-import re
 import secrets
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from homeport_node import kernel_cmdline_grub as grub
+from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import read, run
 
 CMDLINE = Path("/proc/cmdline")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-DROP_IN = Path("/etc/default/grub.d/zz-homeport.cfg")
-SCRIPT = Path("/etc/grub.d/42_homeport")
 RECORD = Path("/var/lib/homeport/kernel_cmdline.json")
 UNITS = Path("/etc/systemd/system")
 TIMER, SERVICE = "homeport-trial.timer", "homeport-trial.service"
-PROXMOX = Path("/etc/kernel/proxmox-boot-uuids")
 LOADER_INFO = Path("/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")
 
 MARK = "homeport.trial"
 PANIC = 30  # seconds that a panic on trial stays on the screen
 SWITCH_LATER = 120  # seconds from the timer to the switch
 SETTLING = 120  # seconds in which a node that came up has to have started everything
+
+LOADERS: "Mapping[str, Any]" = {"grub": grub, "systemd-boot": proxmox}
 
 
 # What is there ----------------------------------------------------------------------------------
@@ -43,13 +42,16 @@ def loader(arguments: "list[str]") -> "dict[str, str]":
     GRUB names the kernel's file to the kernel; systemd-boot names itself to the firmware.
     """
     told = (read(LOADER_INFO) or "").replace("\0", "")
-    if PROXMOX.exists():
-        why = f"{PROXMOX}: proxmox-boot-tool keeps the boot loader's files on partitions of its own"
-        return {"kind": "proxmox", "why": why}
+    kept = f"{proxmox.UUIDS}: proxmox-boot-tool keeps the boot loader's files"
     if "systemd-boot" in told:
-        return {"kind": "systemd-boot", "why": "the firmware was told so by systemd-boot"}
-    cfg = grub.CFG.is_file()
-    tools = all(map(shutil.which, ("grub-mkconfig", "grub-probe", "grub-editenv", "grub-reboot")))
+        if not proxmox.UUIDS.exists():
+            return {"kind": "", "why": "it was systemd-boot, and not one that Proxmox keeps"}
+        lacking = [one for one in proxmox.PROGRAMS if not shutil.which(one)]
+        why = f"{kept}, and {', '.join(lacking)} is not installed" if lacking else ""
+        return {"kind": "" if lacking else "systemd-boot", "why": why}
+    if proxmox.UUIDS.exists():
+        return {"kind": "", "why": f"{kept}, and it was not systemd-boot"}
+    cfg, tools = grub.CFG.is_file(), all(map(shutil.which, grub.PROGRAMS))
     named = any(one.startswith("BOOT_IMAGE=") for one in arguments)
     if cfg and tools and named:
         return {"kind": "grub", "why": ""}
@@ -61,10 +63,10 @@ def loader(arguments: "list[str]") -> "dict[str, str]":
     return {"kind": "", "why": traces}
 
 
-def parameters_of(drop_in: "str | None") -> "list[str]":
-    """The parameters that our drop-in adds."""
-    found = re.search(r'^GRUB_CMDLINE_LINUX_DEFAULT="\$\w+ ?(.*)"$', drop_in or "", re.M)
-    return found[1].split() if found else []
+def _loader() -> Any:
+    """The module for this node's boot loader; GRUB's where it cannot be told: its files are then
+    not there, and whoever changes something has asked before."""
+    return LOADERS.get(loader((read(CMDLINE) or "").split())["kind"], grub)
 
 
 def record() -> "dict[str, Any] | None":
@@ -76,48 +78,42 @@ def record() -> "dict[str, Any] | None":
         return None
 
 
-def own_parameters() -> "list[str]":
-    """The parameters that are or were ours: a trial that was cut short wrote down the earlier."""
-    facts = record() or {}
-    ours = Counter(parameters_of(read(DROP_IN)))
-    for earlier in (facts.get("ours", []), facts.get("parameters", [])):
-        ours |= Counter(earlier)
+def own_parameters(boot: Any) -> "list[str]":
+    """The parameters by default that are or were ours: of a change that was cut short, both."""
+    ours: Counter[str] = Counter(grub.parameters_of(read(boot.OWN)))
+    ours |= Counter((record() or {}).get("ours", []))
     return list(ours.elements())
 
 
-def trial_files() -> "list[Path]":
+def trial_files(boot: Any) -> "list[Path]":
     """All the files of a trial, in the order in which they are taken away."""
     wants = UNITS / "timers.target.wants" / TIMER
-    return [grub.TRIAL, switch.IMAGE, wants, UNITS / TIMER, UNITS / SERVICE, RECORD]
+    return [*boot.files(), wants, UNITS / TIMER, UNITS / SERVICE, RECORD]
 
 
 def observe(wanted: bool = True) -> "dict[str, Any]":
     """Everything about the command line: in force, by default, and on trial.
 
-    Where nothing is `wanted`, and there is nothing of ours, nobody asks for GRUB's part of it.
+    Where nothing is `wanted`, and there is nothing of ours, the boot loader is not asked.
     """
-    arguments = (read(CMDLINE) or "").split()
+    arguments, boot = (read(CMDLINE) or "").split(), _loader()
+    there = [path for path in trial_files(boot) if path.is_symlink() or path.exists()]
     found: dict[str, Any] = {
         "loader": loader(arguments),
         "cmdline": arguments,
         "boot_id": (read(BOOT_ID) or "").strip(),
-        "kernel": os.uname().release,
-        "drop_in": read(DROP_IN),
-        "ours": own_parameters(),
-        "script": read(SCRIPT),
+        "own": read(boot.OWN),
+        "ours": own_parameters(boot),
+        "script": read(grub.SCRIPT),
         "trial": record(),
-        "trial_files": [str(path) for path in trial_files() if path.is_symlink() or path.exists()],
+        "trial_files": [str(path) for path in there],
         "entry": None,
-        "next_entry": "",
-        "environment_fault": "",
+        "marked": False,
+        "fault": "",
     }
-    texts = (found["drop_in"], found["script"])
-    ours = found["trial_files"] or any(one is not None for one in texts)
-    if found["loader"]["kind"] == "grub" and (wanted or ours):
-        entry = grub.booted_entry()
-        found["entry"] = grub.kernel_arguments(entry) if entry else None
-        found["next_entry"] = grub.environment().get("next_entry", "")
-        found["environment_fault"] = grub.environment_fault()
+    ours = there or any(found[name] is not None for name in ("own", "script"))
+    if found["loader"]["kind"] and (wanted or ours):
+        found |= {"entry": boot.arguments(), "marked": boot.marked(), "fault": boot.fault()}
     return found
 
 
@@ -137,17 +133,17 @@ def has_route() -> bool:
 
 def withdraw(*, clocks: bool = True) -> "str | None":
     """Take the trial away, whatever of it there is; its clocks run on unless `clocks`."""
-    if grub.environment().get("next_entry") == grub.ENTRY_ID:
-        cleared = run("grub-editenv", str(grub.BLOCK), "unset", "next_entry")
-        if not cleared.ok:
-            return f"grub-editenv: {cleared.err.strip()}"
+    boot = _loader()
+    words = boot.clear()
+    if words:
+        return str(words)
     try:
         if clocks:
             switch.disarm()
             run("systemctl", "stop", TIMER)
-        for path in trial_files():  # the record last: whoever comes after knows what is left
+        for path in trial_files(boot):  # the record last: whoever comes after knows what is left
             path.unlink(missing_ok=True)
-        for directory in {grub.GRUB, RECORD.parent, UNITS}:
+        for directory in (grub.GRUB, RECORD.parent, UNITS):
             if directory.is_dir():
                 grub.settle(directory)
     except OSError as error:
@@ -161,78 +157,57 @@ def stage(parameters: "list[str]", seconds: int, timer: str, service: str) -> "s
     `seconds` after its kernel began the node goes back by itself: by `timer`, and where nothing of
     the user space answers, by the switch, two minutes later.
     """
-    ours = own_parameters()  # the record, which withdrawing removes, knows of some
-    SCRIPT.chmod(0o755)
-    fault = withdraw() or ("" if grub.hooked() else grub.update_grub())
-    if fault or not grub.hooked():
-        return fault or f"{grub.CFG}: made anew, it offers no trial: {SCRIPT} was not run"
-    entry = grub.booted_entry()
-    arguments = grub.kernel_arguments(entry) if entry else None
-    if entry is None or arguments is None:
-        return f"{grub.CFG}: its default entry starts no Linux kernel that can be told"
-    switched = switch.possible(grub.initrd_name(entry))
+    boot = _loader()
+    ours = own_parameters(boot)  # the record, which withdrawing removes, knows of some
+    earlier = record() or {}
+    known = {*ours, *earlier.get("parameters", []), *earlier.get("known", [])}
     facts = {
         "id": secrets.token_hex(8),
         "parameters": parameters,
         "ours": ours,
+        "known": sorted(known),  # this boot may be the trial of others
         "boot_id": (read(BOOT_ID) or "").strip(),
         "failed": failed_units(),
         "route": has_route(),
         "seconds": seconds,
     }
-    words = [*grub.without(arguments, ours), *parameters, f"{MARK}={facts['id']}", f"panic={PANIC}"]
-    text = grub.trial_entry(entry, words, switch.IMAGE.name if switched else "")
+    added = [*parameters, f"{MARK}={facts['id']}", f"panic={PANIC}"]
     try:
-        _write_trial(facts, timer, service, text, seconds + SWITCH_LATER if switched else 0)
+        words = withdraw() or boot.prepare()
+        if words:
+            return str(words)
+        _write_record(facts, timer, service)
+        if not boot.write_trial(ours, added, seconds + SWITCH_LATER):
+            print(
+                "homeport-says no dead man's switch on this trial: the initramfs is not of "
+                "initramfs-tools, or not in /boot"
+            )
     except OSError as error:
         return str(error)
-    once = run("grub-reboot", grub.ENTRY_ID)
-    grub.settle(grub.GRUB)
-    return None if once.ok else f"grub-reboot: {once.err.strip()}"
+    return boot.mark() or None
 
 
-def _write_trial(
-    facts: "dict[str, Any]", timer: str, service: str, text: str, switch_seconds: int
-) -> None:
-    """Write the files of a trial, the record first. Raises OSError."""
+def _write_record(facts: "dict[str, Any]", timer: str, service: str) -> None:
+    """Write the record of a trial, and then its timer. Raises OSError."""
     grub.replace(RECORD, json.dumps(facts).encode())
     grub.replace(UNITS / SERVICE, service.encode())
     grub.replace(UNITS / TIMER, timer.encode())
     wants = UNITS / "timers.target.wants" / TIMER
     wants.parent.mkdir(parents=True, exist_ok=True)
     wants.symlink_to(UNITS / TIMER)
-    if switch_seconds:
-        grub.replace(switch.IMAGE, switch.switch_image(switch_seconds))
-    else:
-        print(
-            "homeport-says no dead man's switch on this trial: the initramfs is not of "
-            "initramfs-tools, or not in /boot"
-        )
-    grub.replace(grub.TRIAL, text.encode(), 0o600)
 
 
-def make_default(parameters: "list[str]", drop_in: str) -> "str | None":
-    """Have every boot be made with `parameters`; `drop_in` is the file's text, "" for no file."""
-    dropped = grub.without(parameters_of(read(DROP_IN)), parameters)
-    try:
-        if drop_in:
-            grub.replace(DROP_IN, drop_in.encode())
-        elif DROP_IN.exists():
-            DROP_IN.unlink()
-            grub.settle(DROP_IN.parent)
-        if not parameters and SCRIPT.exists():
-            SCRIPT.unlink()
-    except OSError as error:
-        return str(error)
-    fault = grub.update_grub()
-    if fault:
-        return fault
-    entry = grub.booted_entry()
-    arguments = Counter((grub.kernel_arguments(entry) if entry else None) or [])
+def make_default(parameters: "list[str]", own: str) -> "str | None":
+    """Have every boot be made with `parameters`; `own` is the text of our file, "" for none."""
+    boot = _loader()
+    dropped = grub.without(grub.parameters_of(read(boot.OWN)), parameters)
+    words = boot.set_default(parameters, own)
+    if words:
+        return str(words)
+    arguments = Counter(boot.arguments() or [])
     lacking = Counter(parameters) - arguments
     if lacking:
-        words = " ".join(lacking)
-        return f"{grub.CFG}: made anew, its default entry does not carry {words}"
+        return f"the default entry was made anew, and does not carry {' '.join(lacking)}"
     left = [one for one in dropped if one in arguments]
     if left:
         print(f"homeport-says {' '.join(left)}: still on the command line: not of ours alone")
@@ -259,7 +234,7 @@ def came_up(facts: "dict[str, Any]") -> str:
     return ""
 
 
-def confirm(parameters: "list[str]", drop_in: str) -> "str | None":
+def confirm(parameters: "list[str]", own: str) -> "str | None":
     """Make what is on trial the default if the node came up well; else go back to the old one."""
     facts = record() or {}
     arguments = (read(CMDLINE) or "").split()
@@ -274,7 +249,7 @@ def confirm(parameters: "list[str]", drop_in: str) -> "str | None":
             f"{fault}: the node reboots into its old command line now; "
             f"`journalctl -b -1` there says more{f'; {away}' if away else ''}"
         )
-    return make_default(parameters, drop_in) or withdraw()
+    return make_default(parameters, own) or withdraw()
 
 
 def fell_back(parameters: "list[str]") -> "str | None":

@@ -13,12 +13,16 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import read, run
 
 GRUB = Path("/boot/grub")
 CFG, BLOCK = GRUB / "grub.cfg", GRUB / "grubenv"
 ENTRY_ID = "homeport-trial"
 TRIAL = GRUB / f"{ENTRY_ID}.cfg"
+OWN = Path("/etc/default/grub.d/zz-homeport.cfg")
+SCRIPT = Path("/etc/grub.d/42_homeport")
+PROGRAMS = ("grub-mkconfig", "grub-probe", "grub-editenv", "grub-reboot")
 # What GRUB itself can write a block of its environment to.
 WRITABLE = ("ext2", "fat", "xfs")
 # _IOW('f', 43, __u32) of fs/ext4/ext4.h, from Linux 5.14: what the journal holds goes to its place.
@@ -139,6 +143,13 @@ def initrd_name(entry: Entry) -> str:
     return names[0].rpartition("/")[2] if names else ""
 
 
+def parameters_of(own: "str | None") -> "list[str]":
+    """The parameters that a file of ours, a drop-in or Proxmox's, says are ours."""
+    pattern = r'^(?:GRUB_CMDLINE_LINUX_DEFAULT="\$\w+ ?(.*)"|parameters: (.*))$'
+    found = re.search(pattern, own or "", re.M)
+    return (found[1] or found[2] or "").split() if found else []
+
+
 # The node's own ---------------------------------------------------------------------------------
 
 
@@ -148,8 +159,9 @@ def environment() -> "dict[str, str]":
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
-def environment_fault() -> str:
-    """Why GRUB cannot write its environment block, "" when it can.
+def fault() -> str:
+    """Why a trial would not be taken back by itself, "" when it would: GRUB clears its own mark
+    in its environment block, where it can write that.
 
     It writes the blocks of the file in place, and not through anything that lies between.
     """
@@ -218,3 +230,78 @@ def update_grub() -> str:
         beside.unlink(missing_ok=True)
         Path(f"{beside}.new").unlink(missing_ok=True)
     return ""
+
+
+# What a boot loader does for a trial ------------------------------------------------------------
+
+
+def arguments() -> "list[str] | None":
+    """What boots by default; None when that cannot be told."""
+    entry = booted_entry()
+    return kernel_arguments(entry) if entry else None
+
+
+def marked() -> bool:
+    """Whether the next boot is to be the trial."""
+    return environment().get("next_entry") == ENTRY_ID
+
+
+def files() -> "list[Path]":
+    """The files of a trial, in the order in which they are taken away."""
+    return [TRIAL, switch.IMAGE]
+
+
+def prepare() -> str:
+    """Have the menu offer a trial while there is one; "" or what went wrong."""
+    SCRIPT.chmod(0o755)
+    words = "" if hooked() else update_grub()
+    return words or ("" if hooked() else f"{CFG}: made anew, it offers no trial: {SCRIPT} did not")
+
+
+def write_trial(ours: "list[str]", added: "list[str]", seconds: int) -> bool:
+    """Write the trial: the default entry with `added` in place of `ours`. Raises OSError.
+
+    Answers whether it has a switch, which pulls after `seconds`.
+    """
+    entry = booted_entry()
+    words = kernel_arguments(entry) if entry else None
+    if entry is None or words is None:
+        raise OSError(f"{CFG}: its default entry starts no Linux kernel that can be told")
+    switched = switch.possible(initrd_name(entry))
+    if switched:
+        replace(switch.IMAGE, switch.switch_image(seconds))
+    text = trial_entry(
+        entry, [*without(words, ours), *added], switch.IMAGE.name if switched else ""
+    )
+    replace(TRIAL, text.encode(), 0o600)
+    return switched
+
+
+def mark() -> str:
+    """Have the next boot be the trial; "" or what went wrong."""
+    done = run("grub-reboot", ENTRY_ID)
+    settle(GRUB)
+    return "" if done.ok else f"grub-reboot: {done.err.strip()}"
+
+
+def clear() -> str:
+    """Have the next boot be as every other; "" or what went wrong."""
+    if not marked():
+        return ""
+    done = run("grub-editenv", str(BLOCK), "unset", "next_entry")
+    return "" if done.ok else f"grub-editenv: {done.err.strip()}"
+
+
+def set_default(parameters: "list[str]", text: str) -> str:
+    """Have every boot be made with `parameters`; `text` is the drop-in's, "" for no drop-in."""
+    try:
+        if text:
+            replace(OWN, text.encode())
+        elif OWN.exists():
+            OWN.unlink()
+            settle(OWN.parent)
+        if not parameters:
+            SCRIPT.unlink(missing_ok=True)
+    except OSError as error:
+        return str(error)
+    return update_grub()

@@ -12,20 +12,14 @@ from typing import Any
 
 import pytest
 
-from deploys.kernel_cmdline import (
-    OWN,
-    KernelCmdline,
-    Parameter,
-    by_default,
-    drop_in_text,
-    kept,
-    situation,
-    tried,
-)
+from deploys.kernel_cmdline import KernelCmdline, Parameter
+from deploys.kernel_cmdline.difference import by_default, own_text, situation
+from deploys.kernel_cmdline.operations import OWN, kept, tried
 from homeport import waiting
 from homeport.spec import SpecError
 from homeport_node import kernel_cmdline as aboard
 from homeport_node import kernel_cmdline_grub as grub
+from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import Ran, read
 from tests.operations import Words, is_refusal, yielded
@@ -35,7 +29,7 @@ PT = Parameter(name="iommu", value="pt", reason="the host's own DMA goes round t
 AER = Parameter(name="pci", value="noaer", reason="a riser that floods the log")
 SPEC = KernelCmdline(parameters=(PT, AER))
 WANTED = ["iommu=pt", "pci=noaer"]
-TEXT = drop_in_text(SPEC)
+TEXT = own_text(SPEC, "grub")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +96,7 @@ def test_the_drop_in_is_a_shell_text_that_appends(tmp_path: Path) -> None:
     script = f'GRUB_CMDLINE_LINUX_DEFAULT=quiet; . {path}; echo "$GRUB_CMDLINE_LINUX_DEFAULT"'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "quiet iommu=pt pci=noaer\n"
-    assert aboard.parameters_of(TEXT) == WANTED
+    assert grub.parameters_of(TEXT) == WANTED
     assert TEXT.startswith("# Managed by Homeport (kernel_cmdline)")
     assert f"# iommu=pt: {PT.reason}" in TEXT
 
@@ -238,7 +232,7 @@ class Node:
         self.failed: list[str] = []
         self.route = "default via 192.0.2.1"
         self.abstraction, self.filesystem = "", "ext2"
-        for module in (aboard, grub, switch):
+        for module in (aboard, grub, proxmox, switch):
             for name, path in vars(module).items():
                 if isinstance(path, Path):
                     monkeypatch.setattr(module, name, root / str(path)[1:])
@@ -252,11 +246,11 @@ class Node:
             (aboard.CMDLINE, "BOOT_IMAGE=/boot/vmlinuz root=UUID=5a1b ro console=ttyS0 quiet\n"),
             (switch.INITRAMFS_TOOLS, ""),
             (root / "boot/initrd.img-6.12.48+deb13-amd64", ""),
-            (aboard.SCRIPT, (OWN / "42_homeport").read_text()),
+            (grub.SCRIPT, (OWN / "42_homeport").read_text()),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        aboard.DROP_IN.parent.mkdir(parents=True)
+        grub.OWN.parent.mkdir(parents=True)
 
     def run(self, *command: str, **_: Any) -> Ran:
         self.calls.append(command)
@@ -285,10 +279,10 @@ class Node:
 
     def made(self) -> str:
         """grub.cfg as grub-mkconfig would make it of the drop-in and the script."""
-        added = " ".join(["quiet", *aboard.parameters_of(read(aboard.DROP_IN))])
+        added = " ".join(["quiet", *grub.parameters_of(read(grub.OWN))])
         text = CFG.replace("quiet old=1", added)
-        if aboard.SCRIPT.exists():
-            script = aboard.SCRIPT.read_text()
+        if grub.SCRIPT.exists():
+            script = grub.SCRIPT.read_text()
             text += script[script.index("if [ -f") : script.rindex("END")]
         return text
 
@@ -307,7 +301,7 @@ class Node:
         """What becomes of an operation of ours on this node."""
         state = aboard.observe()
         found = situation(spec, state)
-        wanted, text = (spec.texts if spec else []), drop_in_text(spec)
+        wanted, text = (spec.texts if spec else []), own_text(spec, state["loader"]["kind"])
         if operation is tried:
             if found == "to be written":
                 return aboard.make_default(wanted, text)
@@ -335,7 +329,7 @@ def test_a_new_command_line_is_tried_and_kept(node: Node) -> None:
     assert node.does(tried, SPEC) is None
     assert node.situation(SPEC) == "staged"
     assert node.block == {"next_entry": "homeport-trial"}
-    assert not aboard.DROP_IN.exists()
+    assert not grub.OWN.exists()
     node.boots()
     assert node.situation(SPEC) == "on trial"
     words = aboard.CMDLINE.read_text().split()
@@ -344,8 +338,8 @@ def test_a_new_command_line_is_tried_and_kept(node: Node) -> None:
     assert node.does(tried, SPEC) is None
     assert node.does(kept, SPEC) is None
     assert node.situation(SPEC) == "as wanted"
-    assert aboard.DROP_IN.read_text() == TEXT
-    assert not [path for path in aboard.trial_files() if path.exists()]
+    assert grub.OWN.read_text() == TEXT
+    assert not [path for path in aboard.trial_files(grub) if path.exists()]
     node.boots()
     assert aboard.CMDLINE.read_text().split()[-2:] == WANTED
     assert node.situation(SPEC) == "as wanted"
@@ -369,7 +363,7 @@ def test_what_is_dropped_goes_by_the_same_way_and_the_rest_stays(node: Node) -> 
     _kept(node, None)
     assert "quiet" in aboard.CMDLINE.read_text()
     assert "noaer" not in aboard.CMDLINE.read_text()
-    for path in (aboard.DROP_IN, aboard.SCRIPT, *aboard.trial_files()):
+    for path in (grub.OWN, grub.SCRIPT, *aboard.trial_files(grub)):
         assert not path.exists()
     assert "homeport-trial" not in grub.CFG.read_text()
 
@@ -393,7 +387,7 @@ def test_a_node_that_went_back_says_so_once_and_is_tried_again(node: Node) -> No
     words = node.does(kept, SPEC) or ""
     assert "went back to its old command line" in words
     assert "iommu=pt pci=noaer" in words
-    assert not [path for path in aboard.trial_files() if path.exists()]
+    assert not [path for path in aboard.trial_files(grub) if path.exists()]
     assert node.situation(SPEC) == "to be tried"
     _kept(node, SPEC)
 
@@ -417,7 +411,7 @@ def test_a_node_that_is_worse_than_before_goes_back(
     assert words in said
     assert "old.service" not in said
     assert node.calls[-1] == ("systemctl", "--no-block", "reboot")
-    assert not aboard.DROP_IN.exists()
+    assert not grub.OWN.exists()
     node.boots()
     assert node.situation(SPEC) == "to be tried"
 
@@ -527,17 +521,17 @@ def test_where_grub_cannot_clear_its_mark(
     node: Node, abstraction: str, filesystem: str, fault: str
 ) -> None:
     node.abstraction, node.filesystem = abstraction, filesystem
-    words = aboard.observe()["environment_fault"]
+    words = aboard.observe()["fault"]
     assert fault in words
     assert bool(words) is bool(fault)
 
 
 def test_a_node_that_wants_nothing_and_has_nothing_is_not_asked_for_it(node: Node) -> None:
-    aboard.SCRIPT.unlink()
+    grub.SCRIPT.unlink()
     state = aboard.observe(wanted=False)
     assert node.calls == []
     assert situation(None, state) == "as wanted"
-    aboard.SCRIPT.touch()
+    grub.SCRIPT.touch()
     assert situation(None, aboard.observe(wanted=False)) == "to be written"
 
 
@@ -547,13 +541,14 @@ def test_the_boot_loader_is_told_by_its_traces(node: Node) -> None:
     told = aboard.observe()["loader"]
     assert told["kind"] == ""
     assert "not started by GRUB" in told["why"]
-    for path, text, kind in (
-        (aboard.LOADER_INFO, "\x07\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0", "systemd-boot"),
-        (aboard.PROXMOX, "ABCD-1234\n", "proxmox"),
-    ):
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-        assert aboard.observe()["loader"]["kind"] == kind
+    proxmox.UUIDS.parent.mkdir(parents=True)
+    proxmox.UUIDS.touch()
+    assert "it was not systemd-boot" in aboard.observe()["loader"]["why"]
+    aboard.LOADER_INFO.parent.mkdir(parents=True)
+    aboard.LOADER_INFO.write_text("\x07\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0")
+    assert aboard.observe()["loader"] == {"kind": "systemd-boot", "why": ""}
+    proxmox.UUIDS.unlink()
+    assert "not one that Proxmox keeps" in aboard.observe()["loader"]["why"]
 
 
 # The operations ---------------------------------------------------------------------------------
@@ -563,19 +558,19 @@ AS_WANTED: dict[str, Any] = {
     "loader": {"kind": "grub", "why": ""},
     "cmdline": ["BOOT_IMAGE=/boot/vmlinuz", *FOREIGN, *WANTED],
     "boot_id": "boot-2",
-    "drop_in": TEXT,
+    "own": TEXT,
     "ours": WANTED,
     "script": (OWN / "42_homeport").read_text(),
     "trial": None,
     "trial_files": [],
     "entry": [*FOREIGN, *WANTED],
-    "next_entry": "",
-    "environment_fault": "",
+    "marked": False,
+    "fault": "",
 }
 BARE: dict[str, Any] = {
     **AS_WANTED,
     "cmdline": FOREIGN,
-    "drop_in": None,
+    "own": None,
     "ours": [],
     "script": None,
     "entry": FOREIGN,
@@ -585,11 +580,11 @@ TRIAL: dict[str, Any] = {
     "ours": WANTED,
     "trial": {"id": "9f", "parameters": WANTED, "boot_id": "boot-2"},
     "trial_files": ["/boot/grub/homeport-trial.cfg"],
-    "next_entry": "homeport-trial",
+    "marked": True,
     "script": AS_WANTED["script"],
 }
 ON_TRIAL = {**TRIAL, "cmdline": [*FOREIGN, *WANTED, "homeport.trial=9f"], "boot_id": "boot-3"}
-BACK = {**TRIAL, "boot_id": "boot-4", "next_entry": ""}
+BACK = {**TRIAL, "boot_id": "boot-4", "marked": False}
 LEFT = {**AS_WANTED, "trial_files": ["/boot/homeport-trial.img"]}
 GONE = {**BARE, "trial_files": []}
 
@@ -604,13 +599,13 @@ GONE = {**BARE, "trial_files": []}
         (tried, {**GONE, "loader": {"kind": "", "why": "x"}}, None, []),
         (tried, BARE, SPEC, ["FileUpload", "_module.stage("]),
         (tried, BACK, SPEC, ["_module.stage("]),
-        (tried, {**TRIAL, "next_entry": ""}, SPEC, ["_module.stage("]),
+        (tried, {**TRIAL, "marked": False}, SPEC, ["_module.stage("]),
         (tried, AS_WANTED, None, ["_module.stage("]),
-        (tried, {**AS_WANTED, "drop_in": None}, SPEC, ["_module.make_default("]),
+        (tried, {**AS_WANTED, "own": None}, SPEC, ["_module.make_default("]),
         (tried, {**AS_WANTED, "entry": FOREIGN}, SPEC, ["_module.make_default("]),
         (tried, {**GONE, "script": "x"}, None, ["_module.make_default("]),
         (tried, LEFT, SPEC, ["_module.withdraw("]),
-        (tried, {**AS_WANTED, "next_entry": "homeport-trial"}, SPEC, ["_module.withdraw("]),
+        (tried, {**AS_WANTED, "marked": True}, SPEC, ["_module.withdraw("]),
         (kept, AS_WANTED, SPEC, []),
         (kept, BARE, SPEC, []),
         (kept, TRIAL, SPEC, []),
@@ -631,9 +626,8 @@ def test_operations(
 @pytest.mark.parametrize(
     ("difference", "words"),
     [
-        ({"loader": {"kind": "", "why": "no traces"}}, "cannot tell what it boots by: no traces"),
-        ({"loader": {"kind": "proxmox", "why": "its uuids"}}, "boots by proxmox: its uuids"),
-        ({"environment_fault": "/boot/grub lies on lvm"}, "lies on lvm"),
+        ({"loader": {"kind": "", "why": "no traces"}}, "tell what the node boots by: no traces"),
+        ({"fault": "/boot/grub lies on lvm"}, "lies on lvm"),
         ({"entry": None}, "cannot tell which entry"),
     ],
 )
@@ -653,7 +647,7 @@ def test_a_run_that_may_not_reboot_stages_nothing_and_says_what_waits() -> None:
             ("kernel_cmdline", "the command line to be tried: iommu=pt pci=noaer")
         ]
     assert yielded(kept, BACK, spec=SPEC, may=False) == []
-    (written,) = yielded(tried, {**AS_WANTED, "drop_in": None}, spec=SPEC, may=False)
+    (written,) = yielded(tried, {**AS_WANTED, "own": None}, spec=SPEC, may=False)
     assert "_module.make_default(" in written
 
 
@@ -669,7 +663,7 @@ def test_what_is_staged_travels_with_its_clocks() -> None:
 def test_by_default_needs_the_files_and_the_entry() -> None:
     assert by_default(SPEC, AS_WANTED)
     assert not by_default(SPEC, {**AS_WANTED, "entry": FOREIGN})
-    assert not by_default(SPEC, {**AS_WANTED, "drop_in": TEXT + "x"})
+    assert not by_default(SPEC, {**AS_WANTED, "own": TEXT + "x"})
     assert not by_default(None, AS_WANTED)
 
 
@@ -688,12 +682,12 @@ WORDS: list[Words] = [
     ),
     (
         tried,
-        [{**AS_WANTED, "drop_in": None, "entry": FOREIGN}],
+        [{**AS_WANTED, "own": None, "entry": FOREIGN}],
         HERE,
         [
-            (f"{aboard.DROP_IN}: iommu=pt pci=noaer", "no such file"),
+            (f"{grub.OWN}: iommu=pt pci=noaer", "no such file"),
             (
-                "/boot/grub/grub.cfg: default entry with iommu=pt pci=noaer",
+                "default boot entry: iommu=pt pci=noaer",
                 "without iommu=pt pci=noaer",
             ),
         ],
@@ -703,8 +697,8 @@ WORDS: list[Words] = [
         [{**GONE, "script": "x", "ours": ["a"], "entry": [*FOREIGN, "a"]}],
         {"spec": None, "may": True},
         [
-            (f"{aboard.SCRIPT}: no such file", "a file of ours"),
-            ("/boot/grub/grub.cfg: default entry with nothing of ours", "with a"),
+            (f"{grub.SCRIPT}: no such file", "a file of ours"),
+            ("default boot entry: nothing of ours", "with a"),
         ],
     ),
     (
@@ -715,7 +709,7 @@ WORDS: list[Words] = [
     ),
     (
         tried,
-        [{**BARE, "environment_fault": "/boot/grub lies on lvm"}],
+        [{**BARE, "fault": "/boot/grub lies on lvm"}],
         HERE,
         [
             (

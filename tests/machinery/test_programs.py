@@ -50,8 +50,8 @@ def test_it_needs_nothing_but_the_standard_library_and_what_travels_with_it(stem
 
 
 def test_what_a_program_needs_travels_before_it() -> None:
-    names = ("common", "kernel_cmdline_grub", "kernel_cmdline_switch")
-    assert needed("kernel_cmdline") == names
+    names = [f"kernel_cmdline_{name}" for name in ("switch", "grub", "proxmox")]
+    assert needed("kernel_cmdline") == ("common", *names)
     done = subprocess.run(
         [sys.executable, "-I", "-"],
         input=program("kernel_cmdline", {"wanted": False}),
