@@ -8,7 +8,7 @@ import os
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 # First of all: gevent must patch the standard library before anything else has imported it.
 import pyinfra_cli  # noqa: F401  # isort: skip
@@ -354,17 +354,26 @@ def logs(inventory: Path, service: str | None, limit: tuple[str, ...], lines: in
 
 @main.command()
 @INVENTORY
-@click.option("--on", "where", default="container", type=click.Choice(["container"]))
+@click.option(
+    "--on",
+    "on",
+    default="container",
+    show_default=True,
+    type=click.Choice(["container", "machine"]),
+    help="A container, in a minute or two; or a virtual machine, with a kernel and reboots.",
+)
 @click.option(
     "--keep", is_flag=True, help="Leave the lab machine running, and say how to reach it."
 )
 @JSON
-def rehearse(inventory: Path, where: str, keep: bool, to: str | None) -> None:
+def rehearse(
+    inventory: Path, on: Literal["container", "machine"], keep: bool, to: str | None
+) -> None:
     """Build INVENTORY on a lab machine, with no GPU: converge, verify, converge again."""
     from homeport.lab.rehearse import rehearse as run_rehearsal
 
     _install_lab_packages()
-    result = run_rehearsal(inventory, keep=keep)
+    result = run_rehearsal(inventory, on=on, keep=keep)
     if to:
         report.write_json(result.to_json(), to)
     raise SystemExit(0 if result.ok else 1)

@@ -70,7 +70,7 @@ def debian_image(
         archive = cache.entry(
             "images",
             f"{name}-{release}-{identity}.tar",
-            lambda path: _bootstrap(path, release, packages, hooks, progress),
+            lambda path: bootstrap(path, release, packages, hooks, progress),
             progress,
         )
         progress(f"importing the image of a Debian {release} machine ({name})")
@@ -78,7 +78,7 @@ def debian_image(
     return reference
 
 
-def _bootstrap(
+def bootstrap(
     path: Path, release: str, packages: tuple[str, ...], hooks: tuple[str, ...], progress: Progress
 ) -> None:
     """Make a Debian root file system as the tar archive `path`."""

@@ -8,14 +8,11 @@ not (a kernel of its own, a boot loader, radios) is in `LACKS`.
 import contextlib
 import io
 import shutil
-import socket
 import subprocess
 import tarfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,7 +21,9 @@ from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
 from homeport.lab import LabError, cache, images
 from homeport.lab.cache import Progress, quiet
+from homeport.lab.driver import Driver
 from homeport.lab.engine import Engine, Network
+from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.keeper import remove_cgroups
 
 HARDWARE = Path(__file__).with_name("hardware")
@@ -52,25 +51,6 @@ CAPABILITIES = (
     "DAC_READ_SEARCH",
     "IPC_LOCK",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedGpu:
-    """A simulated GPU: `handle` as the inventory calls it, `uuid` as nvidia-smi prints it."""
-
-    handle: str
-    uuid: str
-    name: str = "NVIDIA GeForce RTX 2080 Ti"
-    memory_mib: int = 11264
-
-
-def simulated_gpus(machine: str, handles: tuple[str, ...]) -> tuple[SimulatedGpu, ...]:
-    """One simulated GPU per handle; the UUIDs are the same for the same machine and handle."""
-    space = uuid.uuid5(uuid.NAMESPACE_DNS, "homeport.lab.internal")
-    return tuple(
-        SimulatedGpu(handle=handle, uuid=f"GPU-{uuid.uuid5(space, f'{machine}/{handle}')}")
-        for handle in handles
-    )
 
 
 def key_pair() -> tuple[bytes, str]:
@@ -115,148 +95,38 @@ def resolvers() -> bytes:
     return b""
 
 
-class Machine:
-    """One lab machine; made by `machine`."""
+class Machine(Driver):
+    """One lab machine that is a container; made by `machine`."""
 
-    def __init__(
-        self,
-        *,
-        engine: Engine,
-        name: str,
-        container: str,
-        address: str,
-        host_key: str,
-        ssh_key: Path,
-        gpus: tuple[SimulatedGpu, ...],
-    ) -> None:
-        self.engine = engine
-        self.name = name
-        self.container = container
-        self.address = address
-        self.host_key = host_key
-        self.ssh_key = ssh_key
-        self.gpus = gpus
+    lacks = LACKS
 
     def run(
         self, command: str, *, timeout: float = 300, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a shell command as root, whatever comes of it; `timeout` in seconds."""
         words = ["exec"] + (["--interactive"] if stdin is not None else [])
         return self.engine.run(
             *words, self.container, "sh", "-c", command, stdin=stdin, timeout=timeout
         )
 
-    def succeed(self, command: str, *, timeout: float = 300, stdin: bytes | None = None) -> str:
-        """What `command` prints. Raises `LabError` with its words when it fails."""
-        done = self.run(command, timeout=timeout, stdin=stdin)
-        if done.returncode:
-            said = (done.stderr + done.stdout).decode(errors="replace").strip()
-            raise LabError(f"{self.name}: {command}: exit {done.returncode}: {said[-2000:]}")
-        return done.stdout.decode(errors="replace").strip()
-
-    def fail(self, command: str, *, timeout: float = 300) -> str:
-        """What `command` says when it fails. Raises `LabError` when it succeeds."""
-        done = self.run(command, timeout=timeout)
-        said = (done.stdout + done.stderr).decode(errors="replace").strip()
-        if done.returncode == 0:
-            raise LabError(f"{self.name}: {command}: should have failed, said {said[-500:]!r}")
-        return said
-
     def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Write a file of root's on the machine; its directory must exist."""
         self.engine.docker("cp", "-", f"{self.container}:/", stdin=archive({path: (data, mode)}))
 
-    def wait_until(self, command: str, *, timeout: float = 60, what: str = "") -> str:
-        """What `command` prints once it succeeds; `LabError` with the journal after `timeout` s."""
-        deadline = time.monotonic() + timeout
-        while True:
-            done = self.run(command)
-            if done.returncode == 0:
-                return done.stdout.decode(errors="replace").strip()
-            if time.monotonic() > deadline:
-                said = (done.stdout + done.stderr).decode(errors="replace").strip()
-                raise LabError(
-                    f"{self.name}: {what or command}: not within {timeout:g} s; it says "
-                    f"{said[-300:]!r}\n{self.journal()}"
-                )
-            time.sleep(0.2)
-
-    def wait_for_unit(self, unit: str, *, timeout: float = 60) -> None:
-        """Wait until systemd calls `unit` active."""
-        self.wait_until(
-            f"systemctl is-active {unit}", timeout=timeout, what=f"unit {unit} is not active"
-        )
-
-    def wait_for_open_port(self, port: int, *, timeout: float = 60) -> None:
-        """Wait until something on the machine's address answers at TCP `port`, from the host."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                socket.create_connection((self.address, port), timeout=2).close()
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise LabError(
-                        f"{self.name}: port {port} at {self.address}: {error} after "
-                        f"{timeout:g} s\n{self.journal()}"
-                    ) from error
-            time.sleep(0.1)
-
-    def wait_for_boot(self, *, timeout: float = 60) -> None:
-        """Wait until systemd has started what it starts at boot, and ssh answers."""
-        self.wait_until(
-            "systemctl is-system-running 2>&1 | grep -qxE 'running|degraded'",
-            timeout=timeout,
-            what="systemd has not come up",
-        )
-        self.wait_for_open_port(22, timeout=timeout)
-
     def journal(self, lines: int = 40) -> str:
-        """The end of the machine's journal, or of what it printed when there is none yet."""
         done = self.run(f"journalctl --no-pager --quiet --lines={lines}", timeout=30)
         if done.returncode or not done.stdout:
             done = self.engine.run("logs", "--tail", str(lines), self.container)
         return (done.stdout + done.stderr).decode(errors="replace").strip()
 
     def reboot(self, *, timeout: float = 120) -> None:
-        """Shut the machine down in order and boot it again: new processes, same disk."""
         self.engine.docker("restart", "--time", "60", self.container)
         self.wait_for_boot(timeout=timeout)
 
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where the network reaches it: `address`, and its IPv6 address where the lab has IPv6."""
-        words = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}"
-        shown = self.engine.docker("inspect", "--format", words, self.container).strip()
-        return (self.address, shown) if shown else (self.address,)
-
     def kill(self) -> None:
-        """Cut the machine's power. `start` boots it again."""
         self.engine.docker("kill", self.container)
 
     def start(self, *, timeout: float = 120) -> None:
-        """Boot the machine after `kill`."""
         self.engine.docker("start", self.container)
         self.wait_for_boot(timeout=timeout)
-
-    def unplug(self, handle: str) -> None:
-        """Take the GPU called `handle` out, until `plug_all`."""
-        self._plug(tuple(gpu for gpu in self.gpus if gpu.handle != handle))
-
-    def plug_all(self) -> None:
-        """Put all GPUs back in."""
-        self._plug(self.gpus)
-
-    def _plug(self, gpus: tuple[SimulatedGpu, ...]) -> None:
-        self.put("/usr/lib/simulated-gpu/gpus", gpu_table(gpus))
-
-
-def gpu_table(gpus: tuple[SimulatedGpu, ...]) -> bytes:
-    """The table that the simulated nvidia-smi reads."""
-    return "".join(
-        f"{n}|{gpu.uuid}|{gpu.name}|{gpu.memory_mib}|00000000:{n + 1:02X}:00.0|550.163.01\n"
-        for n, gpu in enumerate(gpus)
-    ).encode()
 
 
 def firmware(
@@ -310,9 +180,9 @@ def machine(
     host = key_pair()
     simulated = simulated_gpus(name, gpus)
     files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated))
-    with _packages(release, container, engine) as packages:
+    with packages(release, container, engine) as shared:
         try:
-            _create(engine, network, image, container, name, address, packages)
+            _create(engine, network, image, container, name, address, shared)
             engine.docker("cp", "-", f"{container}:/", stdin=archive(files))
             engine.docker("start", container)
             made = Machine(
@@ -339,7 +209,7 @@ def _create(
     container: str,
     name: str,
     address: str,
-    packages: Path,
+    shared: Path,
 ) -> None:
     words = ["create", "--name", container, "--hostname", name, *engine.labels]
     words += ["--network", network.name, "--ip", address, "--cgroupns=private"]
@@ -349,13 +219,13 @@ def _create(
     words += [word for one in CAPABILITIES for word in ("--cap-add", one)]
     # A volume: overlayfs, which Docker inside wants for its images, does not stack on overlayfs.
     words += ["--volume", "/var/lib/docker"]
-    words += ["--volume", f"{packages}:/var/cache/apt/archives"]
+    words += ["--volume", f"{shared}:/var/cache/apt/archives"]
     power_on = "/usr/lib/lab-machine/power-on"
     engine.docker(*words, image, power_on, f"homeport-lab-{container}")
 
 
 @contextmanager
-def _packages(release: str, container: str, engine: Engine) -> Iterator[Path]:
+def packages(release: str, container: str, engine: Engine) -> Iterator[Path]:
     """A directory for the machine's downloaded packages, which begins with all that others got.
 
     It spares the mirror, nothing else: apt checks every file in it against the index before use.

@@ -16,7 +16,7 @@ from typing import Any
 from homeport import report
 from homeport.inventory import unbound
 from homeport.lab import LabError
-from homeport.lab.stage import Stage, stage
+from homeport.lab.stage import Kind, Stage, stage
 from homeport.leaks import find_leaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -263,28 +263,28 @@ def _leaks(on: Stage) -> str:
     return f"{len(known)} secrets in none of {len(texts)} places"
 
 
-def rehearse(inventory: Path, *, keep: bool = False) -> Rehearsal:
-    """Rehearse `inventory` on lab machines and print how it goes.
+def rehearse(inventory: Path, *, on: Kind = "container", keep: bool = False) -> Rehearsal:
+    """Rehearse `inventory` on lab machines of the kind `on` and print how it goes.
 
     Stops at the first step that fails. With `keep`, the lab is left up and how to reach it is said.
     """
     began = time.monotonic()
-    result = Rehearsal(system=inventory.stem, on="container")
+    result = Rehearsal(system=inventory.stem, on=on)
     console = report.console
 
     def progress(text: str) -> None:
         console.print(f"  lab: {text}", markup=False)
 
-    with stage(inventory, progress=progress) as on:
+    with stage(inventory, on=on, progress=progress) as made:
         ready = time.monotonic() - began
         result.steps.append(
             Step(name="bare machine", ok=True, seconds=ready, said="Debian with ssh and python3")
         )
         _told(result.steps[-1])
-        _steps(on, result)
+        _steps(made, result)
         if keep:
-            on.engine.keep()
-            _say_how_to_reach(on)
+            made.engine.keep()
+            _say_how_to_reach(made)
         result.seconds = time.monotonic() - began
     result.seconds = time.monotonic() - began
     _print_end(result)

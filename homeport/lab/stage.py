@@ -9,20 +9,23 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from homeport.inventory import unbound
 from homeport.lab import LabError, cache
 from homeport.lab import engine as engines
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.content import llama_image, model, open_webui_image
-from homeport.lab.engine import Engine
-from homeport.lab.machine import Machine, Neighbour, client_key, machine, neighbour
+from homeport.lab.driver import Driver
+from homeport.lab.engine import Engine, Network
+from homeport.lab.machine import Neighbour, client_key, machine, neighbour
 from homeport.lab.sources import Sources, sources
 from homeport.lab.targets import write_targets
-from homeport.pins import Gpu, HubRepo, Image, find
+from homeport.lab.vm.machine import virtual_machine
+from homeport.pins import Gpu, HubRepo, Image, Radio, find
 from homeport.spec import Spec
 from homeport.wheel import REQUIREMENTS, download_wheels
 
@@ -30,6 +33,9 @@ from homeport.wheel import REQUIREMENTS, download_wheels
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 
 _NUMBERS = itertools.count(1)
+
+# What a rehearsal's machines are.
+Kind = Literal["container", "machine"]
 
 Build = Callable[[Path, str, Progress, dict[str, str] | None], None]
 
@@ -56,7 +62,7 @@ class Stage:
     """What stands while a rehearsal goes on."""
 
     engine: Engine
-    machines: dict[str, Machine]
+    machines: dict[str, Driver]
     neighbour: Neighbour
     sources: Sources
     directory: Path
@@ -74,7 +80,7 @@ class Stage:
         }
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> Driver:
         """The one machine of a system that has one."""
         (only,) = self.machines.values()
         return only
@@ -151,12 +157,14 @@ def push_images(nodes: dict[str, Spec], found: Sources, progress: Progress = qui
 def stage(
     inventory: Path,
     *,
+    on: Kind = "container",
     release: str = "trixie",
     hub: Path | None = None,
     progress: Progress = quiet,
 ) -> Iterator[Stage]:
     """Everything that a rehearsal of `inventory` stands on, for the length of the block.
 
+    `on` says what its machines are: containers, or virtual machines with a kernel of their own.
     `hub` is what the Hub serves, instead of the tiny models in the cache.
     """
     nodes = unbound(inventory)
@@ -180,17 +188,7 @@ def stage(
         key, public = client_key(directory)
         machines = {
             name: stack.enter_context(
-                machine(
-                    engine,
-                    network,
-                    name,
-                    ssh_key=key,
-                    ssh_public=public,
-                    release=release,
-                    names=found.names,
-                    gpus=tuple(dict.fromkeys(pin.handle for pin in find(node, Gpu))),
-                    progress=progress,
-                )
+                _bare(on, engine, network, name, node, directory, (key, public), found, release)
             )
             for name, node in nodes.items()
         }
@@ -201,10 +199,59 @@ def stage(
             neighbour=beside,
             sources=found,
             directory=directory,
-            targets=write_targets(directory, machines, found),
+            targets=write_targets(
+                directory,
+                machines,
+                found,
+                handles={name: handles(node, Radio) for name, node in nodes.items()},
+            ),
             lock=directory / f"{inventory.stem}.lock",
             inventory=inventory,
         )
+
+
+def handles(node: Spec, kind: type[Gpu] | type[Radio]) -> tuple[str, ...]:
+    """The handles of `kind` that `node` names, each once, in its order."""
+    return tuple(dict.fromkeys(pin.handle for pin in find(node, kind)))
+
+
+def _bare(
+    on: Kind,
+    engine: Engine,
+    network: Network,
+    name: str,
+    node: Spec,
+    directory: Path,
+    key: tuple[Path, str],
+    found: Sources,
+    release: str,
+) -> AbstractContextManager[Driver]:
+    """The bare machine `name`, with the hardware that `node` asks for."""
+    gpus = handles(node, Gpu)
+    if on == "machine":
+        return virtual_machine(
+            engine,
+            network,
+            name,
+            directory=directory / name,
+            ssh_key=key[0],
+            ssh_public=key[1],
+            names=found.names,
+            gpus=gpus,
+            radios=bool(handles(node, Radio)),
+            progress=found.progress,
+        )
+    return machine(
+        engine,
+        network,
+        name,
+        ssh_key=key[0],
+        ssh_public=key[1],
+        release=release,
+        names=found.names,
+        gpus=gpus,
+        progress=found.progress,
+    )
 
 
 def _forget(directory: Path, engine: Engine) -> None:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from homeport.lab.machine import LACKS, Machine
+from homeport.lab.driver import Driver
 from homeport.lab.sources import Sources
 
 
@@ -16,19 +17,22 @@ def table(values: Mapping[str, str]) -> str:
 
 def write_targets(
     directory: Path,
-    hosts: Mapping[str, Machine],
+    hosts: Mapping[str, Driver],
     sources: Sources | None = None,
     *,
-    lacks: Mapping[str, str] = LACKS,
+    handles: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    lacks: Mapping[str, str] | None = None,
     name: str = "lab.targets.toml",
 ) -> Path:
     """Write the targets file for `hosts` (by the inventory's names) into `directory`: its path.
 
-    The authority's certificate lies beside it, as `ca.crt`.
+    `handles` are the radios that each host asks for. `lacks` is what the machines themselves say,
+    unless it is given. The authority's certificate lies beside it, as `ca.crt`.
     """
     lines = ["# A rehearsal's lab: every machine in it is simulated."]
     for host, machine in hosts.items():
         gpus = {gpu.handle: gpu.uuid for gpu in machine.gpus}
+        radios = dict(zip(handles.get(host, ()), machine.radios, strict=False))
         lines += [
             f"[hosts.{json.dumps(host)}]",
             f"address = {json.dumps(machine.address)}",
@@ -36,7 +40,8 @@ def write_targets(
             'user = "root"',
             f"ssh_key = {json.dumps(str(machine.ssh_key))}",
             f"gpus = {table(gpus)}",
-            f"lacks = {table(lacks)}",
+            f"radios = {table(radios)}",
+            f"lacks = {table(machine.lacks if lacks is None else lacks)}",
             "",
         ]
     if sources is not None:

@@ -20,7 +20,7 @@ from deploys.node import Node
 from homeport.inventory import unbound
 from homeport.lab import rehearse
 from homeport.lab.content.repository import write_repo
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 from homeport.lab.stage import Stage, hub_root, stage
 from tests.lab.left import OWNED, Left, left, packaged
 from tests.open_webui import client as user
@@ -91,7 +91,7 @@ class Iona:
     left: Left | None = None
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> Driver:
         return self.stage.machine
 
     @cached_property

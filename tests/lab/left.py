@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 
 # All that Homeport writes, programs and models included; compiled bytecode appears by itself.
 OWNED = (
@@ -29,12 +29,12 @@ ANONYMOUS = re.compile(r"[0-9a-f]{16,}|\b\d+\.\d+\.\d+\.\d+(?=:\d)")
 DPKG_LINES = "cat /var/log/dpkg.log | wc -l"
 
 
-def state(machine: Machine) -> Counter[str]:
+def state(machine: Driver) -> Counter[str]:
     """What is on `machine`, as lines, and how often; without commits, digests and addresses."""
     return Counter(ANONYMOUS.sub("…", line) for line in machine.succeed(STATE).splitlines())
 
 
-def packaged(machine: Machine) -> int:
+def packaged(machine: Driver) -> int:
     """How many lines dpkg's log has: steps of packages."""
     return int(machine.succeed(DPKG_LINES))
 
@@ -47,13 +47,13 @@ class Left:
     packaged: int
     containers: int
 
-    def differs(self, machine: Machine) -> tuple[list[str], list[str]]:
+    def differs(self, machine: Driver) -> tuple[list[str], list[str]]:
         """What is on `machine` too much, and what is missing there."""
         now = state(machine)
         return sorted(now - self.state), sorted(self.state - now)
 
 
-def left(machine: Machine, packaged_before: int) -> Left:
+def left(machine: Driver, packaged_before: int) -> Left:
     """What is on `machine` after its first converge, before which `packaged` was that."""
     return Left(
         state=state(machine),

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from homeport.lab.machine import HARDWARE, gpu_table, simulated_gpus
+from homeport.lab.gpus import gpu_table, simulated_gpus
+from homeport.lab.machine import HARDWARE
 
 GPUS = simulated_gpus("iona", ("left", "right"))
 TABLE = gpu_table(GPUS).decode().splitlines()

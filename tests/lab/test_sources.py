@@ -9,7 +9,8 @@ import pytest
 from homeport.lab import index, registry, sources
 from homeport.lab.authority import Authority
 from homeport.lab.engine import Engine
-from homeport.lab.machine import Machine, simulated_gpus
+from homeport.lab.gpus import simulated_gpus
+from homeport.lab.machine import Machine
 from homeport.lab.targets import write_targets
 from homeport.targets import read_targets
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from homeport.alive import PEER_TIMEOUT
 from homeport.inventory import unbound
 from homeport.lab import rehearse
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 from homeport.lab.stage import hub_root, stage
 from tests.lab.iona import Hub, Iona
 from tests.lab.left import Left
@@ -88,7 +88,7 @@ def _meet(iona: Iona, moment: Moment, whole: int, patience: int) -> Hit | None:
         iona.hub.faults({})
 
 
-def _secrets(machine: Machine) -> dict[str, str]:
+def _secrets(machine: Driver) -> dict[str, str]:
     """The secrets that the node has by now."""
     read = "cd /etc/homeport/secrets 2>/dev/null && head -c 1000 -v -- * || true"
     text = machine.succeed(read)

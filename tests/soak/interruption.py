@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport.alive import KEEPALIVE, PEER_TIMEOUT, PEER_TIMEOUT_VARIABLE
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 from homeport.lab.rehearse import ROOT
 from homeport.lab.stage import Stage
 from tests.soak.moments import Moment
@@ -77,7 +77,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(machine: Machine) -> Iterator[Watch]:
+def watching(machine: Driver) -> Iterator[Watch]:
     """A watcher on `machine`, for the length of the block; past the network, which may be cut."""
     since = float(machine.succeed("date +%s"))
     words = ["docker", "exec", "--interactive", machine.container, "python3", "-c", WATCHER]

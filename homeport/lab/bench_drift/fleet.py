@@ -21,7 +21,7 @@ from homeport.lab.bench_drift import rivals
 from homeport.lab.bench_drift.compare import figures, floor
 from homeport.lab.bench_drift.places import Place, homeport_inventory
 from homeport.lab.cache import Progress
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 
 DEPLOY = Path("homeport/lab/bench_drift/mix_deploy.py")
 CPU = "cat /sys/fs/cgroup/cpu.stat"
@@ -67,7 +67,7 @@ class Cost:
     said: Any
 
 
-def _node_seconds(machine: Machine) -> float:
+def _node_seconds(machine: Driver) -> float:
     for line in machine.succeed(CPU).splitlines():
         name, _, value = line.partition(" ")
         if name == "usage_usec":
@@ -75,7 +75,7 @@ def _node_seconds(machine: Machine) -> float:
     raise LabError(f"{machine.name}: {CPU}: no usage_usec")
 
 
-def _run(machine: Machine, words: Sequence[str], environment: dict[str, str]) -> Cost:
+def _run(machine: Driver, words: Sequence[str], environment: dict[str, str]) -> Cost:
     """One check, with what it cost. Raises `LabError` when it could not tell."""
     before = _node_seconds(machine)
     began = time.monotonic()

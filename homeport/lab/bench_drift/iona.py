@@ -13,7 +13,7 @@ from typing import Any
 
 from homeport.inventory import unbound
 from homeport.lab.bench_drift.playbooks import Task, loop
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 
 # Runs on the node: what there is of ours, as JSON.
 READ = r"""
@@ -47,7 +47,7 @@ PACKAGES = (
 COMPOSE = "/etc/homeport/stack"
 
 
-def installed(machine: Machine) -> list[str]:
+def installed(machine: Driver) -> list[str]:
     """Those of `PACKAGES` that the node has."""
     shape = "${Package} ${db:Status-Status}\\n"
     said = machine.run(f"dpkg-query -W -f '{shape}' {' '.join(PACKAGES)}").stdout.decode()
@@ -97,7 +97,7 @@ def model_tasks(found: list[dict[str, Any]]) -> list[Task]:
     return [{**task, "register": "model", "changed_when": wrong} for task in tasks]
 
 
-def tasks(inventory: Path, machine: Machine, directory: Path) -> list[Task]:
+def tasks(inventory: Path, machine: Driver, directory: Path) -> list[Task]:
     """The tasks that keep `machine`, which carries the one host of `inventory`, as it is."""
     found = json.loads(machine.succeed("python3 -", stdin=READ.encode()))
     (node,) = unbound(inventory).values()

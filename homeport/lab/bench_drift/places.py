@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from homeport.lab.machine import Machine
+from homeport.lab.driver import Driver
 
 FIRST_PORT = 2201
 LOGS = "/run/bench-sshd"
@@ -42,7 +42,7 @@ class Place:
     port: int
     key: Path
     known_hosts: Path
-    machine: Machine
+    machine: Driver
     node_port: int
 
     @property
@@ -82,7 +82,7 @@ class Place:
 
 
 @contextmanager
-def places(machine: Machine, directory: Path, count: int = 1) -> Iterator[tuple[Place, ...]]:
+def places(machine: Driver, directory: Path, count: int = 1) -> Iterator[tuple[Place, ...]]:
     """`count` nodes, which are sshds on `machine`; `directory` gets the known hosts."""
     last = FIRST_PORT + count - 1
     try:

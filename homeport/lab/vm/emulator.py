@@ -1,0 +1,133 @@
+"""The hardware that QEMU emulates, and the container that it runs in.
+
+In a container, so that nothing is installed on the host, the machine has an address on the lab's
+network like any other, and everything is gone with the container. KVM is used where it works, which
+is tried and not inferred from a file; else QEMU translates code, five to ten times slower.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeport.lab import LabError, cache, images
+from homeport.lab.cache import Progress, quiet
+from homeport.lab.engine import Engine
+
+# genisoimage and the like are not needed: what a machine gets, it gets by its guest agent.
+PACKAGES = (
+    "qemu-system-x86",
+    "qemu-utils",
+    "seabios",
+    "iproute2",
+    "fdisk",
+    "e2fsprogs",
+    "libarchive13t64",  # mke2fs fills a file system from a tar archive with it
+    "python3",
+)
+STAGE = "/stage"  # in the container: the machine's own directory
+BASE = "/base"  # in the container: the disks that it builds upon, read-only
+
+# Translating: a model of CPU that every kernel boots on; `max` has crashed Debian 13's early boot.
+TRANSLATING = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Haswell-v4")
+KVM = ("-accel", "kvm", "-cpu", "host")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """What is in the box. `cards` display devices, identical, each behind a root port of its own.
+
+    `port_before` puts another root port before them, which shifts their addresses. A card has a
+    second function, its audio device. `second_nic` is in an IOMMU group of its own; `beside` puts
+    a second NIC on the first card's port instead, so that both share a group.
+    """
+
+    memory_mib: int = 4096
+    cpus: int = 2
+    cards: int = 2
+    port_before: bool = False
+    second_nic: bool = True
+    watchdog: bool = True
+
+    def devices(self) -> list[str]:
+        """QEMU's arguments for all of it."""
+        words = ["-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on"]
+        words += ["-smp", str(self.cpus), "-m", str(self.memory_mib)]
+        words += ["-display", "none", "-vga", "none", "-device", "virtio-rng-pci,addr=0x1d"]
+        if self.port_before:
+            words += _port("extra", 0x4) + _device("e1000e,bus=extra,romfile=,netdev=extra")
+            words += ["-netdev", "user,id=extra,restrict=on"]
+        for number in range(self.cards):
+            port = f"card{number}"
+            words += _port(port, 0x8 + number)
+            words += _device(f"bochs-display,bus={port},addr=0.0,multifunction=on,romfile=")
+            words += _device(f"intel-hda,bus={port},addr=0.1")
+        if self.second_nic:
+            words += ["-netdev", "user,id=second,restrict=on", *_port("second", 0x10)]
+            words += _device("e1000e,bus=second,romfile=,netdev=second,mac=52:54:00:12:34:02")
+        if self.watchdog:
+            words += [*_device("i6300esb,addr=0x1c"), "-action", "watchdog=reset"]
+        return words
+
+
+def _device(text: str) -> list[str]:
+    return ["-device", text]
+
+
+def _port(name: str, slot: int) -> list[str]:
+    """A root port in `slot` of the root bus; its chassis makes it one of its own."""
+    return _device(f"pcie-root-port,id={name},chassis={slot},slot={slot},addr={slot:#x}")
+
+
+def channels(console: str) -> list[str]:
+    """QEMU's arguments for the ways in: guest agent, monitor, and the log of the serial console."""
+    return [
+        *("-device", "virtio-serial-pci,addr=0x1e"),
+        *("-chardev", f"socket,id=agent,path={STAGE}/agent,server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *("-qmp", f"unix:{STAGE}/monitor,server=on,wait=off"),
+        *("-chardev", f"file,id=console,path={STAGE}/{console},append=on"),
+        *("-serial", "chardev:console"),
+    ]
+
+
+def image(engine: Engine, progress: Progress = quiet) -> str:
+    """The image of the emulator's container."""
+    return images.debian_image(engine, "emulator", "trixie", PACKAGES, (), progress)
+
+
+def acceleration(engine: Engine, kernel: Path, progress: Progress = quiet) -> tuple[str, ...]:
+    """QEMU's arguments for the quickest way that works here; `kernel` is tried on KVM."""
+    return (
+        KVM if Path("/dev/kvm").exists() and _kvm_works(engine, kernel, progress) else TRANSLATING
+    )
+
+
+def _kvm_works(engine: Engine, kernel: Path, progress: Progress) -> bool:
+    """Whether a kernel's first words appear under KVM. A /dev/kvm that exists proves nothing."""
+    booted = "qemu-system-x86_64 -accel kvm -cpu host -m 512 -display none -no-reboot -serial stdio"
+    script = (
+        f"timeout 20 {booted} -kernel {BASE}/{kernel.name} "
+        "-append 'console=ttyS0 panic=-1' 2>&1 </dev/null | grep -q 'Linux version'"
+    )
+    words = ["run", "--rm", *engine.labels, "--device", "/dev/kvm", "--network", "none"]
+    words += ["--volume", f"{kernel.parent}:{BASE}:ro", image(engine, progress), "sh", "-c", script]
+    return engine.run(*words, timeout=60).returncode == 0
+
+
+def run_tool(engine: Engine, directory: Path, script: str, *, timeout: float = 600) -> str:
+    """Run a shell script among the emulator's tools, with `directory` as `STAGE`; what it prints.
+
+    `timeout` in seconds. Raises `LabError` with the script's words when it fails.
+    """
+    # mke2fs reads names from the archive by way of the locale.
+    words = ["run", "--rm", *engine.labels, "--network", "none", "--env", "LC_ALL=C.UTF-8"]
+    words += [
+        "--volume",
+        f"{directory}:{STAGE}",
+        "--volume",
+        f"{cache.directory('disks')}:{BASE}:ro",
+    ]
+    done = engine.run(*words, image(engine), "sh", "-euc", f"cd {STAGE}\n{script}", timeout=timeout)
+    if done.returncode:
+        said = (done.stderr + done.stdout).decode(errors="replace").strip()
+        raise LabError(f"making a disk: {said[-1500:]}")
+    return done.stdout.decode(errors="replace").strip()

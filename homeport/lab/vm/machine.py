@@ -1,0 +1,320 @@
+"""A lab machine with a kernel of its own: a virtual machine behind the verbs of `Driver`."""
+
+import contextlib
+import ipaddress
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from homeport.lab import LabError, cache
+from homeport.lab.cache import Progress, quiet
+from homeport.lab.driver import Driver
+from homeport.lab.engine import Engine, Network
+from homeport.lab.gpus import gpu_table, simulated_gpus
+from homeport.lab.machine import archive, firmware, key_pair, packages
+from homeport.lab.vm import disk, emulator
+from homeport.lab.vm.agent import Agent, AgentGone
+from homeport.lab.vm.disk import Disk
+from homeport.lab.vm.emulator import BASE, STAGE, Hardware
+
+# What QEMU cannot give: the display devices stand for GPUs, and the driver's view is simulated.
+LACKS = {
+    "cuda": "the GPUs are simulated, and the lab's llama-server is a build for the CPU",
+}
+# mac80211_hwsim numbers its radios; the second is for the clients of the node's network.
+RADIOS = ("02:00:00:00:00:00", "02:00:00:00:01:00")
+MAC = "52:54:00:12:34:01"
+CONSOLE = "console.log"
+DESKSIDE = Hardware()
+
+# Puts the machine on the lab's network: its card and the container's are on one bridge.
+BRIDGE = """\
+ip link add lan type bridge && ip tuntap add dev tap0 mode tap
+ip address flush dev eth0 && ip -6 address flush dev eth0
+for one in eth0 tap0; do ip link set "$one" master lan up; done
+ip link set lan up
+"""
+
+# The address is as an installer leaves it: in a file, for this card alone.
+LAN = """\
+[Match]
+MACAddress={mac}
+[Network]
+Address={address}/{prefix}
+Gateway={gateway}
+IPv6AcceptRA=no
+"""
+
+
+class VirtualMachine(Driver):
+    """One virtual machine; made by `virtual_machine`. `directory` has its disk and its console."""
+
+    lacks = LACKS
+    patience = 5.0
+
+    def __init__(self, *, directory: Path, **common: Any) -> None:
+        super().__init__(**common)
+        self.directory = directory
+        self.agent = Agent(directory / "agent")
+
+    def run(
+        self, command: str, *, timeout: float = 300, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        code, output, errors = self.agent.run(command, timeout=timeout * self.patience, stdin=stdin)
+        return subprocess.CompletedProcess(command, code, output, errors)
+
+    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        self.unpack({path: (data, mode)})
+
+    def unpack(self, files: dict[str, tuple[bytes, int]]) -> None:
+        """Write files of root's, path to contents and mode, with their directories."""
+        self.succeed("tar -xC / --no-overwrite-dir", stdin=archive(files))
+
+    def journal(self, lines: int = 40) -> str:
+        with contextlib.suppress(LabError):
+            done = self.run(f"journalctl --no-pager --quiet --lines={lines}", timeout=10)
+            if done.returncode == 0:
+                return done.stdout.decode(errors="replace").strip()
+        return self.console(lines)
+
+    def console(self, lines: int = 40) -> str:
+        """The end of what came out of the serial console, over all boots."""
+        with contextlib.suppress(OSError):
+            text = (self.directory / CONSOLE).read_text(errors="replace")
+            return "\n".join(text.replace("\r", "").splitlines()[-lines:])
+        return ""
+
+    def reboot(self, *, timeout: float = 120) -> None:
+        before = self.boot_id
+        self.run("systemctl reboot")
+        self.wait_for_another_boot(before, timeout=timeout)
+
+    def kill(self) -> None:
+        self.engine.docker("kill", self.container)
+
+    power_cut = kill
+
+    def start(self, *, timeout: float = 120) -> None:
+        self.power_on()
+        self.wait_for_boot(timeout=timeout)
+
+    def power_on(self) -> None:
+        """Start the emulator, and wait for nothing."""
+        self.engine.docker("start", self.container)
+
+    def wait_for_another_boot(self, before: str, *, timeout: float = 120) -> str:
+        """Wait until the machine has booted again and its id is not `before`; the new one."""
+        deadline = time.monotonic() + timeout * self.patience
+        while True:
+            with contextlib.suppress(LabError):
+                now = self.boot_id
+                if now != before:
+                    self.wait_for_boot(timeout=max(1, deadline - time.monotonic()))
+                    return now
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"{self.name}: no other boot within {timeout * self.patience:g} s\n"
+                    f"{self.console()}"
+                )
+            time.sleep(0.5)
+
+    def wait_until(self, command: str, *, timeout: float = 60, what: str = "") -> str:
+        deadline = time.monotonic() + timeout * self.patience
+        while True:  # on its way up or down the guest has no agent
+            try:
+                left = max(0.1, deadline - time.monotonic()) / self.patience
+                return super().wait_until(command, timeout=left, what=what)
+            except AgentGone as error:
+                if time.monotonic() > deadline:
+                    raise LabError(
+                        f"{self.name}: {what or command}: {error}\n{self.console()}"
+                    ) from error
+                time.sleep(0.5)
+
+    def monitor(self, command: str, **arguments: Any) -> Any:
+        """The answer of QEMU's monitor (QMP) to `command`."""
+        return monitor(self.directory / "monitor", command, **arguments)
+
+
+def monitor(path: Path, command: str, **arguments: Any) -> Any:
+    """Ask the QEMU behind the Unix socket `path`. Source: QEMU's "QMP Protocol Specification"."""
+    with socket.socket(socket.AF_UNIX) as line, contextlib.ExitStack() as stack:
+        line.settimeout(30)
+        try:
+            line.connect(str(path))
+        except OSError as error:
+            raise LabError(f"the emulator does not run: {error}") from error
+        stream = stack.enter_context(line.makefile("rw"))
+        stream.readline()  # its greeting
+        answer: dict[str, Any] = {}
+        for request in (
+            {"execute": "qmp_capabilities"},
+            {"execute": command, "arguments": arguments},
+        ):
+            stream.write(json.dumps(request) + "\n")
+            stream.flush()
+            answer = json.loads(stream.readline())
+            while "event" in answer:
+                answer = json.loads(stream.readline())
+        if "error" in answer:
+            raise LabError(f"{command}: {answer['error'].get('desc')}")
+        return answer["return"]
+
+
+@contextmanager
+def virtual_machine(
+    engine: Engine,
+    network: Network,
+    name: str,
+    *,
+    directory: Path,
+    ssh_key: Path,
+    ssh_public: str,
+    base: Disk | None = None,
+    hardware: Hardware = DESKSIDE,
+    names: dict[str, str] | None = None,
+    gpus: tuple[str, ...] = (),
+    radios: bool = False,
+    progress: Progress = quiet,
+) -> Iterator[VirtualMachine]:
+    """A booted virtual machine on `network` with a bare Debian, for the length of the block.
+
+    Its disk is an overlay on `base` in `directory`, which the caller takes away. `names` are names
+    to addresses for its /etc/hosts, `gpus` the handles of its simulated GPUs, `radios` says that it
+    has two simulated Wi-Fi radios.
+    """
+    base = base or disk.plain_disk(engine, progress=progress)
+    directory.mkdir(parents=True, exist_ok=True)
+    disk.overlay(engine, base, directory)
+    container, address = f"{network.name}-{name}", network.address()
+    host, simulated = key_pair(), simulated_gpus(name, gpus)
+    made = VirtualMachine(
+        engine=engine,
+        name=name,
+        container=container,
+        address=address,
+        host_key=host[1],
+        ssh_key=ssh_key,
+        gpus=simulated,
+        radios=RADIOS if radios else (),
+        directory=directory,
+    )
+    with packages("trixie", container, engine) as shared:
+        try:
+            accelerated = emulator.acceleration(engine, base.kernel, progress)
+            words = ["--network", network.name, "--ip", address, "--cap-add", "NET_ADMIN"]
+            words += ["--device", "/dev/net/tun", "--volume", f"{shared}:/packages"]
+            create(engine, container, directory, words, command_line(hardware, accelerated))
+            progress(f"booting the virtual machine {name} ({accelerated[1].split(',')[0]})")
+            made.power_on()
+            made.wait_until("true", timeout=60, what="the machine does not boot")
+            files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated))
+            made.unpack(placed(files) | lan(made, network, radios=radios))
+            made.succeed(FIRST_BOOT)
+            made.wait_for_boot()
+            yield made
+        finally:
+            if not engine.keeping:
+                engine.run("rm", "--force", "--volumes", container)
+
+
+# What an installer has asked for is there now; the services that read it began without it.
+FIRST_BOOT = """\
+hostname "$(cat /etc/hostname)"
+systemctl restart systemd-networkd.service ssh.service
+systemctl restart systemd-modules-load.service
+"""
+
+
+def placed(files: dict[str, tuple[bytes, int]]) -> dict[str, tuple[bytes, int]]:
+    """`firmware`'s files, with those that a container copies at power-on in their places."""
+    lab = "/usr/lib/lab-machine/"
+    return {
+        path.replace(lab, "/etc/"): content
+        for path, content in files.items()
+        if path != f"{lab}power-on"
+    }
+
+
+def lan(made: VirtualMachine, network: Network, *, radios: bool) -> dict[str, tuple[bytes, int]]:
+    """The files that put the machine on the lab's network, and give it its radios."""
+    text = LAN.format(
+        mac=MAC,
+        address=made.address,
+        prefix=network.subnet.prefixlen,
+        gateway=network.subnet[1],
+    )
+    for address in made.addresses[1:]:
+        text += f"Address={ipaddress.IPv6Address(address)}/64\n"
+    files = {"/etc/systemd/network/10-lan.network": (text.encode(), 0o644)}
+    if radios:
+        files["/etc/modules-load.d/lab-radios.conf"] = (b"mac80211_hwsim\n", 0o644)
+        files["/etc/modprobe.d/lab-radios.conf"] = (b"options mac80211_hwsim radios=2\n", 0o644)
+    return files
+
+
+def command_line(hardware: Hardware, accelerated: tuple[str, ...]) -> str:
+    """The shell script that the machine's container runs: the network, then QEMU in its place."""
+    words = ["qemu-system-x86_64", *accelerated, *hardware.devices(), *emulator.channels(CONSOLE)]
+    words += ["-drive", f"file={STAGE}/disk.qcow2,if=none,id=disk,cache=unsafe,discard=unmap"]
+    words += ["-device", "virtio-blk-pci,drive=disk,addr=0x2,bootindex=0"]
+    words += ["-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no"]
+    words += ["-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=,addr=0x3"]
+    words += ["-virtfs", "local,path=/packages,mount_tag=packages,security_model=none"]
+    return f"{BRIDGE}rm -f {STAGE}/agent {STAGE}/monitor\nexec {' '.join(words)}"
+
+
+def create(engine: Engine, container: str, directory: Path, words: list[str], script: str) -> None:
+    """Make the container of an emulator that runs `script`; `words` are further arguments."""
+    fixed = ["create", "--name", container, *engine.labels, "--stop-timeout", "0"]
+    fixed += ["--volume", f"{directory}:{STAGE}"]
+    fixed += ["--volume", f"{cache.directory('disks')}:{BASE}:ro"]
+    if "-accel kvm" in script:
+        fixed += ["--device", "/dev/kvm"]
+    engine.docker(*fixed, *words, emulator.image(engine), "sh", "-euc", script)
+
+
+@contextmanager
+def booted_once(engine: Engine, base: Disk, progress: Progress = quiet) -> Iterator[Agent]:
+    """Boot `base`, writing to it, with its kernel given by QEMU; the guest's agent. Then power off.
+
+    For disks in the making: there is no boot loader yet.
+    """
+    directory = base.image.parent
+    accelerated = emulator.acceleration(engine, base.kernel, progress)
+    words = ["qemu-system-x86_64", *accelerated, *Hardware(cards=0, second_nic=False).devices()]
+    words += [*emulator.channels(CONSOLE), "-no-reboot"]
+    words += ["-drive", f"file={STAGE}/{base.image.name},format=raw,if=virtio,cache=unsafe"]
+    words += ["-kernel", f"{STAGE}/{base.kernel.name}", "-initrd", f"{STAGE}/{base.initrd.name}"]
+    words += ["-nic", "none", "-append", f"'root=UUID={disk.ROOT_UUID} ro console=ttyS0'"]
+    container = f"homeport-lab-disk-{directory.parent.name.strip('.')}"
+    agent = Agent(directory / "agent")
+    try:
+        create(engine, container, directory, ["--network", "none"], " ".join(words))
+        engine.docker("start", container)
+        wait_for_agent(agent, directory)
+        yield agent
+        with contextlib.suppress(AgentGone):
+            agent.run("systemctl poweroff")
+        engine.docker("wait", container, timeout=300)
+    finally:
+        engine.run("rm", "--force", "--volumes", container)
+    for name in ("agent", "monitor", CONSOLE):
+        (directory / name).unlink(missing_ok=True)
+
+
+def wait_for_agent(agent: Agent, directory: Path, timeout: float = 300) -> None:
+    """Wait until the guest's agent answers; `LabError` with its console after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not agent.alive():
+        if time.monotonic() > deadline:
+            with contextlib.suppress(OSError):
+                shown = (directory / CONSOLE).read_text(errors="replace")[-3000:]
+                raise LabError(f"the machine did not boot within {timeout:g} s\n{shown}")
+            raise LabError(f"the machine did not boot within {timeout:g} s")
+        time.sleep(0.5)
