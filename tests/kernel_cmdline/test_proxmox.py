@@ -3,6 +3,7 @@
 The tools' part is what proxmox-kernel-helper's zz-proxmox-boot and proxmox-boot-tool do.
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,7 +42,9 @@ class Node:
             if module is not switch:
                 monkeypatch.setattr(module, "run", self.run)
         monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-        monkeypatch.setattr(proxmox, "_MOUNT", f'set -e\ncd "{root}/esp/$1"\n')
+        # What is synced here is this machine's disk, not a node's.
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        monkeypatch.setattr(proxmox, "_MOUNT", f'sync() {{ :; }}\nset -e\ncd "{root}/esp/$1"\n')
         for path, text in (
             (aboard.LOADER_INFO, "\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0"),
             (aboard.BOOT_ID, "boot-1\n"),
