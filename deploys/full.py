@@ -20,6 +20,7 @@ from deploys import (
     reboot,
     secrets,
     stack,
+    vfio,
 )
 from deploys.node import Node
 from homeport.targets import Target
@@ -28,12 +29,14 @@ node: Node = host.data.node
 target: Target = host.data.target
 
 base.apply(spec=node.base, target=target)
+vfio.apply(spec=node.vfio)
 host_names.apply(spec=node.host_names)
 kernel_cmdline.apply(spec=node.kernel_cmdline, data=host.data)
 # After all that only another boot brings into force; before all that needs it.
-reboot.apply(data=host.data, trial_seconds=node.trial_seconds)
+reboot.apply(data=host.data, vfio=node.vfio, trial_seconds=node.trial_seconds)
 kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
 lockup_recovery.apply(spec=node.lockup_recovery)
+vfio.prove(spec=node.vfio)
 docker.apply(spec=node.docker, target=target)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply

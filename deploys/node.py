@@ -6,7 +6,7 @@ written once in one of them and derived here for the others.
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from deploys.aboard import Aboard
 from deploys.base import Base
@@ -27,6 +27,8 @@ from deploys.open_webui import Around, OpenWebui
 from deploys.open_webui import service as open_webui_service
 from deploys.secrets import Secrets, SecretSource
 from deploys.stack import Stack
+from deploys.vfio import Vfio
+from homeport.pins import Gpu, find
 from homeport.spec import Spec, fail
 
 
@@ -40,6 +42,7 @@ class Node(Spec):
     base: Base = field(default_factory=lambda: Base())
     kernel_cmdline: KernelCmdline | None = None
     lockup_recovery: LockupRecovery | None = None
+    vfio: Vfio | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None
     llama_server: LlamaServer | None = None
@@ -51,6 +54,7 @@ class Node(Spec):
     def validate(self) -> None:
         ok = re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", self.name) is not None
         self.require("name", ok, "must be a-z, 0-9 and -, at most 63: it names host and stack")
+        self._validate_cards()
         self._validate_ports()
         self._validate_model()
         if self.caddy is not None:
@@ -60,6 +64,14 @@ class Node(Spec):
             fail("docker", None, "must be given: the services run in it, behind its guard")
         _ = (self.secrets, self.host_names)
         self._validate_networks()
+
+    def _validate_cards(self) -> None:
+        """A card is a virtual machine's or the host's."""
+        given = self.vfio.handles if self.vfio else ()
+        for one in fields(self):
+            for used in find(getattr(self, one.name), Gpu):
+                if used.handle in given:
+                    fail("vfio.cards", used.handle, f"must not be given away: {one.name} uses it")
 
     def _validate_ports(self) -> None:
         used = dict.fromkeys((*CADDY_PORTS, CADDY_ADMIN_PORT), "caddy") if self.caddy else {}

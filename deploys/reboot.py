@@ -1,9 +1,9 @@
 """Reboot: one for everything that waits for it, and the run goes on when the node is back.
 
 Each capability that cannot be in force before a reboot says so aboard (`homeport_node/reboot.py`),
-when this step's turn comes. No reason, no reboot. One is announced with its reasons, and is over
-when ssh answers with another boot id; the run then goes on over a new connection. Of a trial of a
-kernel command line the boot menu must know first.
+or in what it observes itself, when this step's turn comes. No reason, no reboot. One is announced
+with its reasons, and is over when ssh answers with another boot id; the run then goes on over a new
+connection. Of a trial of a kernel command line the boot menu must know first.
 
 `--data reboot=never` names what waits at the end of the run, changes nothing that only a reboot
 brings into force, and goes on. `--data reboot_timeout=SECONDS` (900) is how long the node may take.
@@ -23,6 +23,9 @@ from pyinfra.api import FunctionCommand, StringCommand, deploy, operation
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from deploys.vfio.facts import VfioState
+from deploys.vfio.operations import named
+from deploys.vfio.spec import Vfio
 from homeport import connector, waiting
 from homeport.capability import Capability
 from homeport.differs import Pair, differs
@@ -31,6 +34,7 @@ from homeport.refuse import refuse
 from homeport.report import progress_line, said_line
 from homeport.spec import fail
 from homeport_node.reboot import BOOT_ID
+from homeport_node.vfio import reboot_reasons
 
 TIMEOUT = 900  # seconds
 AFTER_TRIAL = 600  # seconds besides, for the switch, the way down, and the firmware twice
@@ -126,10 +130,12 @@ def _back(state: State, host: Host, before: str, seconds: int) -> bool:
 
 
 @operation()
-def rebooted(may: bool, seconds: int) -> Generator[Any, None, None]:
+def rebooted(may: bool, seconds: int, vfio: Vfio | None) -> Generator[Any, None, None]:
     """Reboot when something waits for it, and come back to the node."""
     observed: dict[str, Any] = host.get_fact(RebootState)
-    reasons, faults = observed.get("reasons", {}), observed.get("faults", {})
+    reasons, faults = {**observed.get("reasons", {})}, observed.get("faults", {})
+    if words := reboot_reasons(host.get_fact(VfioState, cards=named(vfio))):
+        reasons["vfio"] = "; ".join(words)
     if not reasons:
         host.noop("nothing waits for a reboot")
         return
@@ -152,13 +158,13 @@ def rebooted(may: bool, seconds: int) -> Generator[Any, None, None]:
 
 
 @deploy("Reboot")
-def apply(data: Any, trial_seconds: int = 0) -> None:
+def apply(data: Any, vfio: Vfio | None = None, trial_seconds: int = 0) -> None:
     """Reboot if anything waits for it; `data` is the host's, which may say never.
 
     A boot that is given up after `trial_seconds` is followed by another, which is waited for too.
     """
     seconds = patience(data, max(TIMEOUT, trial_seconds + AFTER_TRIAL))
-    rebooted(name="Rebooted", may=allowed(data), seconds=seconds)
+    rebooted(name="Rebooted", may=allowed(data), seconds=seconds, vfio=vfio)
 
 
 CAPABILITY = Capability(

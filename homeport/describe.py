@@ -23,6 +23,9 @@ LACKING_CONTAINER = {
 }
 
 
+CARD_FIELDS = ("address", "id", "subsystem", "place")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """The host key that a machine showed, as in known_hosts, and whether it was known before."""
@@ -103,6 +106,7 @@ def render(
         *([f"ssh_key = {_string(way.key)}"] if way.key else []),
         "",
         *_gpu_lines(observed, table, handles.get("gpus", ())),
+        *_card_lines(observed, table, handles.get("gpus", ()), handles.get("cards", ())),
         *_radio_lines(observed, table, handles.get("radios", ())),
     ]
     lacking = lacks(observed)
@@ -195,6 +199,40 @@ def _gpu_comment(gpu: Mapping[str, Any], functions: Sequence[Mapping[str, str]])
     groups = [f["iommu_group"] for f in functions if f["address"] == gpu["pci"]]
     parts += [f"IOMMU group {group}" for group in groups if group]
     return ", ".join(parts)
+
+
+def _card_lines(
+    observed: Observed, table: str, gpus: Sequence[str], cards: Sequence[str]
+) -> Iterator[str]:
+    """The table of display devices by kind and place, which needs no driver.
+
+    A GPU that its driver answered for has the handle that it has in the table of GPUs.
+    """
+    displays = observed["displays"]
+    answering = [gpu["pci"] for gpu in observed["gpus"]]
+    handles = assign(gpus, len(answering), "gpu", pair=("left", "right"))
+    by_address = dict(zip(answering, handles, strict=True))
+    rest = [one for one in displays if one["address"] not in by_address]
+    free = [name for name in cards if name not in by_address.values()]
+    spare = (f"card{index}" for index in itertools.count())
+    names = itertools.chain(free, (name for name in spare if name not in {*free, *gpus}))
+    by_address.update((one["address"], next(names)) for one in rest)
+    if displays:
+        yield "# Cards by kind and place, for virtual machines. Twins are told apart"
+        yield "# by their places: keep them all. Swap the names where one stands for another card."
+    for one in displays:
+        handle = by_address[one["address"]]
+        key = handle if re.fullmatch(r"[A-Za-z0-9_-]+", handle) else _string(handle)
+        yield f"[hosts.{table}.pci.{key}]  # {_one_line(_card_comment(one))}"
+        yield from (f"{name} = {_string(one[name])}" for name in CARD_FIELDS)
+    if displays:
+        yield ""
+
+
+def _card_comment(one: Mapping[str, Any]) -> str:
+    group = one["iommu_group"]
+    parts = [f"driver {one['driver'] or 'none'}", f"IOMMU group {group}" if group else "no group"]
+    return ", ".join(parts + (["the machine boots with this one"] if one["boot_vga"] else []))
 
 
 def _radio_lines(observed: Observed, table: str, asked: Sequence[str]) -> Iterator[str]:

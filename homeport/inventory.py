@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from homeport.lock import Lock, read_lock
-from homeport.pins import Gpu, Radio, bind, find
+from homeport.pins import Card, Gpu, Radio, bind, find
 from homeport.spec import Spec, SpecError
 from homeport.targets import Target, lock_path, read_targets, targets_path
 
@@ -138,9 +138,10 @@ def unbound(path: Path) -> dict[str, Spec]:
 
 
 def handles_of(path: Path) -> dict[str, list[str]]:
-    """{"gpus": ["left", …], "radios": […]}: the handles that the inventory at `path` uses."""
-    found: dict[str, list[str]] = {"gpus": [], "radios": []}
+    """{"gpus": ["left", …], "cards": […], "radios": […]}: handles in the inventory at `path`."""
+    found: dict[str, list[str]] = {"gpus": [], "cards": [], "radios": []}
     for node in unbound(path).values():
         found["gpus"] += [pin.handle for pin in find(node, Gpu)]
+        found["cards"] += [pin.handle for pin in find(node, Card)]
         found["radios"] += [pin.handle for pin in find(node, Radio)]
     return {table: list(dict.fromkeys(names)) for table, names in found.items()}

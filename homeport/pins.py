@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from homeport.lock import Lock, LockedFile
 from homeport.spec import Spec, fail
-from homeport.targets import Target
+from homeport.targets import PciCard, Target
 
 T = TypeVar("T")
 
@@ -31,6 +31,24 @@ class Gpu(Spec):
 
     def bound(self, target: Target, lock: Lock) -> "Gpu":
         return dataclasses.replace(self, uuid=target.gpu(self.handle))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card(Spec):
+    """One PCI card by its handle, whatever drives it; what it is and where comes from the target.
+
+    `others` are all cards that the target names, by handle: among cards that look alike, one is
+    known by the places of all.
+    """
+
+    handle: str
+    pci: PciCard | None = None
+    others: dict[str, PciCard] = dataclasses.field(default_factory=dict)
+
+    def bound(self, target: Target, lock: Lock) -> "Card":
+        card = target.card(self.handle)
+        others = {name: one for name, one in target.pci.items() if name != self.handle}
+        return dataclasses.replace(self, pci=card, others=others)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +139,17 @@ class HubRepo(Spec):
         return dataclasses.replace(self, commit=locked.commit, files=locked.files)
 
 
-PINS = (Gpu, Radio, Image, HubRepo)
+PINS = (Gpu, Card, Radio, Image, HubRepo)
 
 
 def gpu(handle: str) -> Gpu:
     """The GPU that the targets file calls `handle`."""
     return Gpu(handle=handle)
+
+
+def card(handle: str) -> Card:
+    """The PCI card that the targets file calls `handle`: one that a virtual machine is given."""
+    return Card(handle=handle)
 
 
 def radio(handle: str) -> Radio:

@@ -9,6 +9,8 @@ TOML, printed by `bin/homeport probe HOST`:
     port     = 22
     ssh_key  = "~/.ssh/id_ed25519"          # optional: else the agent and the default keys
     gpus     = {left = "GPU-…", right = "GPU-…"}
+    pci      = {right = {address = "0000:01:00.0", id = "10de:1e07", subsystem = "1462:3711",
+                         place = "pci0000:00/01.0/00.0"}}   # in one line
     radios   = {hotspot = "02:00:00:00:00:01"}
     lacks    = {radio = "why this machine has none"}
 
@@ -24,13 +26,19 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from homeport.spec import Spec, SpecError, fail, is_port
+
+T = TypeVar("T")
 
 REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9._/-]+)?")
 HOST_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+=*")
 # A whole card, or a part of one that the driver was told to split (MIG).
 GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PCI_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
+PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+PCI_PLACE = re.compile(r"[A-Za-z0-9:._-]+(/[A-Za-z0-9:._-]+)+")
 MAC = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 
 
@@ -68,6 +76,38 @@ class Sources(Spec):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PciCard(Spec):
+    """A PCI card without a driver's word: its kind and its place.
+
+    `id` is vendor:device, `subsystem` the same of the board's maker, `place` the root bus with the
+    device and function number of each bridge on the way and its own. `address` is where it was when
+    the machine was read: for people alone, since bus numbers shift.
+    """
+
+    STEM = "pci"
+
+    id: str
+    subsystem: str
+    place: str
+    address: str = ""
+
+    def validate(self) -> None:
+        for field_name in ("id", "subsystem"):
+            good = PCI_ID.fullmatch(getattr(self, field_name)) is not None
+            self.require(field_name, good, "must be two numbers in hex such as 10de:1e07")
+        self.require(
+            "place",
+            PCI_PLACE.fullmatch(self.place) is not None,
+            "must be a root bus and device numbers such as pci0000:00/01.0/00.0",
+        )
+        self.require(
+            "address",
+            not self.address or PCI_ADDRESS.fullmatch(self.address) is not None,
+            "must be a PCI address such as 0000:01:00.0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Target(Spec):
     """One machine: how to reach it, what hardware the handles stand for, what it lacks."""
 
@@ -78,6 +118,7 @@ class Target(Spec):
     port: int = 22
     ssh_key: str = ""
     gpus: dict[str, str] = field(default_factory=dict)
+    pci: dict[str, PciCard] = field(default_factory=dict)
     radios: dict[str, str] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
     sources: Sources = field(default_factory=lambda: Sources())
@@ -101,6 +142,8 @@ class Target(Spec):
         for mac in self.radios.values():
             good = not mac or MAC.fullmatch(mac) is not None
             self.require("radios", good, "must hold MAC addresses such as 02:00:00:00:00:01")
+        places = [card.place for card in self.pci.values()]
+        self.require("pci", len({*places}) == len(places), "must name each place once")
 
     def gpu(self, handle: str) -> str:
         """The UUID of the GPU called `handle`. Raises `SpecError` when the target names none."""
@@ -110,7 +153,11 @@ class Target(Spec):
         """The MAC address of the radio called `handle`; `SpecError` when the target names none."""
         return self._hardware("radios", self.radios, handle)
 
-    def _hardware(self, table: str, known: dict[str, str], handle: str) -> str:
+    def card(self, handle: str) -> PciCard:
+        """The PCI card called `handle`. Raises `SpecError` when the target names none."""
+        return self._hardware("pci", self.pci, handle)
+
+    def _hardware(self, table: str, known: dict[str, T], handle: str) -> T:
         if not known.get(handle):
             fail(
                 f"{table}.{handle}",
@@ -119,6 +166,15 @@ class Target(Spec):
                 f"hosts.{self.name}.{table} (`bin/homeport probe` prints what the machine has)",
             )
         return known[handle]
+
+
+def _host(name: str, fields: dict[str, Any], sources: Sources) -> Target:
+    """The target `name` of the file's table `fields`. Raises `SpecError`."""
+    cards = fields.get("pci", {})
+    if not isinstance(cards, dict) or not all(isinstance(card, dict) for card in cards.values()):
+        raise SpecError(f"hosts.{name}.pci: {cards!r} must be a table of tables, one for a handle")
+    pci = {handle: PciCard(**card) for handle, card in cards.items() if any(card.values())}
+    return Target(**{**fields, "name": name, "sources": sources, "pci": pci})
 
 
 def targets_path(inventory: Path) -> Path:
@@ -160,8 +216,7 @@ def read_targets(path: Path) -> dict[str, Target]:
         certificates = tuple((path.parent / name).read_text() for name in names)
         sources = Sources(**raw, ca_certificates=certificates)
         return {
-            name: Target(**{**fields, "name": name, "sources": sources})
-            for name, fields in value.get("hosts", {}).items()
+            name: _host(name, fields, sources) for name, fields in value.get("hosts", {}).items()
         }
     except OSError as error:
         raise SpecError(f"{path}: sources.ca_certificates: {error}") from error

@@ -63,7 +63,7 @@ def loader(arguments: "list[str]") -> "dict[str, str]":
     return {"kind": "", "why": traces}
 
 
-def _loader() -> Any:
+def boot_loader() -> Any:
     """The module for this node's boot loader; GRUB's where it cannot be told: its files are then
     not there, and whoever changes something has asked before."""
     return LOADERS.get(loader((read(CMDLINE) or "").split())["kind"], grub)
@@ -91,12 +91,13 @@ def trial_files(boot: Any) -> "list[Path]":
     return [*boot.files(), wants, UNITS / TIMER, UNITS / SERVICE, RECORD]
 
 
-def observe(wanted: bool = True) -> "dict[str, Any]":
+def observe(wanted: "list[str]") -> "dict[str, Any]":
     """Everything about the command line: in force, by default, and on trial.
 
-    Where nothing is `wanted`, and there is nothing of ours, the boot loader is not asked.
+    Where nothing is `wanted`, and there is nothing of ours, the boot loader is not asked; and what
+    would stand in the way of a trial only where there may be need of one.
     """
-    arguments, boot = (read(CMDLINE) or "").split(), _loader()
+    arguments, boot = (read(CMDLINE) or "").split(), boot_loader()
     there = [path for path in trial_files(boot) if path.is_symlink() or path.exists()]
     found: dict[str, Any] = {
         "loader": loader(arguments),
@@ -113,7 +114,9 @@ def observe(wanted: bool = True) -> "dict[str, Any]":
     }
     ours = there or any(found[name] is not None for name in ("own", "script"))
     if found["loader"]["kind"] and (wanted or ours):
-        found |= {"entry": boot.arguments(), "marked": boot.marked(), "fault": boot.fault()}
+        found |= {"entry": boot.arguments(), "marked": boot.marked()}
+        other = {*wanted} - {*arguments} or {*found["ours"]} - {*wanted}
+        found["fault"] = boot.fault() if other or found["trial"] else ""
     return found
 
 
@@ -133,7 +136,7 @@ def has_route() -> bool:
 
 def withdraw(*, clocks: bool = True) -> "str | None":
     """Take the trial away, whatever of it there is; its clocks run on unless `clocks`."""
-    boot = _loader()
+    boot = boot_loader()
     words = boot.clear()
     if words:
         return str(words)
@@ -157,7 +160,7 @@ def stage(parameters: "list[str]", seconds: int, timer: str, service: str) -> "s
     `seconds` after its kernel began the node goes back by itself: by `timer`, and where nothing of
     the user space answers, by the switch, two minutes later.
     """
-    boot = _loader()
+    boot = boot_loader()
     ours = own_parameters(boot)  # the record, which withdrawing removes, knows of some
     earlier = record() or {}
     known = {*ours, *earlier.get("parameters", []), *earlier.get("known", [])}
@@ -199,7 +202,7 @@ def _write_record(facts: "dict[str, Any]", timer: str, service: str) -> None:
 
 def make_default(parameters: "list[str]", own: str) -> "str | None":
     """Have every boot be made with `parameters`; `own` is the text of our file, "" for none."""
-    boot = _loader()
+    boot = boot_loader()
     dropped = grub.without(grub.parameters_of(read(boot.OWN)), parameters)
     words = boot.set_default(parameters, own)
     if words:

@@ -117,9 +117,9 @@ def without(arguments: "list[str]", ours: "list[str]") -> "list[str]":
     return kept[::-1]
 
 
-def trial_entry(entry: Entry, arguments: "list[str]", image: str) -> str:
-    """GRUB's text of an entry like `entry`, with `arguments`; `image` is a file beside its initrd
-    that is to be read after it, "" for none."""
+def trial_entry(entry: Entry, ours: "list[str]", added: "list[str]", image: str) -> str:
+    """GRUB's text of an entry like `entry`, with `added` in place of `ours` wherever it starts a
+    kernel; `image` is a file beside its initrd that is to be read after it, "" for none."""
     options = entry.words[2:]
     for option in ("$menuentry_id_option", "--id"):
         if option in options[:-1]:
@@ -130,7 +130,7 @@ def trial_entry(entry: Entry, arguments: "list[str]", image: str) -> str:
     for line in entry.body:
         words = line.split()
         if words and words[0] in ("linux", "linuxefi"):
-            line = f"\t{' '.join([*words[:2], *arguments])}"
+            line = f"\t{' '.join([*words[:2], *without(words[2:], ours), *added])}"
         elif words and words[0] == "initrd" and image:
             line = f"\t{' '.join([*words, words[-1].rpartition('/')[0]])}/{image}"
         lines.append(line)
@@ -138,9 +138,14 @@ def trial_entry(entry: Entry, arguments: "list[str]", image: str) -> str:
 
 
 def initrd_name(entry: Entry) -> str:
-    """The name of the initrd that the entry loads, the last if there are several; "" for none."""
-    names = [line.split()[-1] for line in entry.body if line.split()[:1] == ["initrd"]]
-    return names[0].rpartition("/")[2] if names else ""
+    """The name of the initrd that the entry loads, the last if there are several.
+
+    "" for none, and where it may start a kernel without: Ubuntu's cloud images try that first.
+    """
+    lines = [line.split() for line in entry.body if line.split()]
+    names = [words[-1].rpartition("/")[2] for words in lines if words[0] == "initrd"]
+    kernels = [words for words in lines if words[0] in ("linux", "linuxefi")]
+    return names[0] if names and len(names) == len(kernels) else ""
 
 
 def parameters_of(own: "str | None") -> "list[str]":
@@ -264,15 +269,12 @@ def write_trial(ours: "list[str]", added: "list[str]", seconds: int) -> bool:
     Answers whether it has a switch, which pulls after `seconds`.
     """
     entry = booted_entry()
-    words = kernel_arguments(entry) if entry else None
-    if entry is None or words is None:
+    if entry is None or kernel_arguments(entry) is None:
         raise OSError(f"{CFG}: its default entry starts no Linux kernel that can be told")
     switched = switch.possible(initrd_name(entry))
     if switched:
         replace(switch.IMAGE, switch.switch_image(seconds))
-    text = trial_entry(
-        entry, [*without(words, ours), *added], switch.IMAGE.name if switched else ""
-    )
+    text = trial_entry(entry, ours, added, switch.IMAGE.name if switched else "")
     replace(TRIAL, text.encode(), 0o600)
     return switched
 

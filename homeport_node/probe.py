@@ -45,6 +45,7 @@ def observe() -> "dict[str, Any]":
         "gpus": gpus,
         "gpus_words": words,
         "nvidia_functions": _nvidia_functions(),
+        "displays": _displays(),
         "iommu_groups": _iommu_groups(),
         "radios": _radios(),
         "disks": _disks(),
@@ -142,6 +143,36 @@ def _nvidia_functions() -> "list[dict[str, str]]":
             }
         )
     return functions
+
+
+def _displays() -> "list[dict[str, Any]]":
+    """The display devices, whoever drives them, those that the machine boots with last: a card by
+    what it is and where it hangs. `homeport_node.vfio.survey` reads the same."""
+
+    def value(path: Path) -> str:
+        return (read(path) or "").strip().removeprefix("0x")
+
+    displays = []
+    root = os.path.realpath(SYS / "devices")
+    for device in sorted(SYS.glob("bus/pci/devices/*")):
+        if not value(device / "class").startswith("03"):  # PCI's base class of displays
+            continue
+        parts = os.path.relpath(os.path.realpath(device), root).split("/")
+        own = [device / name for name in ("vendor", "device")]
+        board = [device / f"subsystem_{name}" for name in ("vendor", "device")]
+        displays.append(
+            {
+                "address": device.name,
+                "id": ":".join(map(value, own)),
+                "subsystem": ":".join(map(value, board)),
+                # Of a bridge's address the device and function alone: bus numbers shift.
+                "place": "/".join(p.split(":")[-1] if p.count(":") > 1 else p for p in parts),
+                "driver": _target(device / "driver"),
+                "iommu_group": _target(device / "iommu_group"),
+                "boot_vga": value(device / "boot_vga") == "1",
+            }
+        )
+    return sorted(displays, key=lambda one: bool(one["boot_vga"]))
 
 
 def _iommu_groups() -> "dict[str, list[str]]":

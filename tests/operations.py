@@ -11,7 +11,7 @@ from homeport.pending import pending
 # A case of what drift says: an operation, what its looks find, its arguments, the words.
 Words = tuple[Any, list[Any], dict[str, Any], list[tuple[str, str]]]
 # What pyinfra's `files.put` does besides for a new file of root's: its own business.
-AROUND_A_FILE = ("mkdir -p /", "chmod 644 /", "chmod 755 /", "chown root /")
+AROUND_A_FILE = ("mkdir -p /", "chmod 644 /", "chown root /")
 
 
 class _Host:

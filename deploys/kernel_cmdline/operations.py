@@ -92,7 +92,7 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
 
     Unless the run `may` reboot nothing is staged: whoever reboots the node is not surprised.
     """
-    observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=spec is not None)
+    observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=wanted_of(spec))
     found, wanted = situation(spec, observed), wanted_of(spec)
     if found in ("to be tried", "fell back", "staged") and not may:
         words = " ".join(wanted) or "nothing of ours"
@@ -128,7 +128,7 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
 @operation()
 def kept(spec: KernelCmdline | None, may: bool) -> Generator[StringCommand, None, None]:
     """Make the command line the default that the node has come up with; say when it has not."""
-    observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=spec is not None)
+    observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=wanted_of(spec))
     found, wanted = situation(spec, observed), wanted_of(spec)
     if found == "on trial":
         words = " ".join(wanted) or "nothing of ours"

@@ -143,9 +143,7 @@ def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
     assert entry is not None
     arguments = grub.kernel_arguments(entry)
     assert arguments == ["root=UUID=5a1b", "ro", "console=ttyS0", "quiet", "old=1"]
-    text = grub.trial_entry(
-        entry, [*grub.without(arguments, ["old=1"]), *WANTED], "homeport-trial.img"
-    )
+    text = grub.trial_entry(entry, ["old=1"], WANTED, "homeport-trial.img")
     lines = text.splitlines()
     assert lines[0] == (
         "menuentry 'Homeport: a command line on trial' --class debian --class gnu-linux "
@@ -160,6 +158,18 @@ def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
     (again,) = grub.menu(text)
     assert again.id == grub.ENTRY_ID
     assert again.body[:7] == entry.body[:7]
+
+
+def test_each_way_to_start_the_kernel_keeps_its_own_arguments() -> None:
+    """As on Ubuntu's cloud images: without an initrd first, which leaves nothing for a switch."""
+    first = "\tlinux\t/boot/vmlinuz root=PARTUUID=1 ro old=1 panic=-1\n"
+    text = CFG.replace("\techo\t'Loading initial ramdisk ...'\n", first, 1)
+    entry = grub.default_entry(text, {})
+    assert entry is not None
+    assert grub.initrd_name(entry) == ""
+    trial = grub.trial_entry(entry, ["old=1"], ["a"], "")
+    assert "\tlinux /boot/vmlinuz root=PARTUUID=1 ro panic=-1 a\n" in trial
+    assert "quiet a\n" in trial
 
 
 def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -300,7 +310,7 @@ class Node:
 
     def does(self, operation: Any, spec: KernelCmdline | None) -> "str | None":
         """What becomes of an operation of ours on this node."""
-        state = aboard.observe()
+        state = aboard.observe(spec.texts if spec else [])
         found = situation(spec, state)
         wanted, text = (spec.texts if spec else []), own_text(spec, state["loader"]["kind"])
         if operation is tried:
@@ -317,7 +327,7 @@ class Node:
         return None
 
     def situation(self, spec: KernelCmdline | None) -> str:
-        return situation(spec, aboard.observe())
+        return situation(spec, aboard.observe(spec.texts if spec else []))
 
 
 @pytest.fixture
@@ -522,34 +532,34 @@ def test_where_grub_cannot_clear_its_mark(
     node: Node, abstraction: str, filesystem: str, fault: str
 ) -> None:
     node.abstraction, node.filesystem = abstraction, filesystem
-    words = aboard.observe()["fault"]
+    words = aboard.observe(WANTED)["fault"]
     assert fault in words
     assert bool(words) is bool(fault)
 
 
 def test_a_node_that_wants_nothing_and_has_nothing_is_not_asked_for_it(node: Node) -> None:
     grub.SCRIPT.unlink()
-    state = aboard.observe(wanted=False)
+    state = aboard.observe([])
     assert node.calls == []
     assert situation(None, state) == "as wanted"
     grub.SCRIPT.touch()
-    assert situation(None, aboard.observe(wanted=False)) == "to be written"
+    assert situation(None, aboard.observe([])) == "to be written"
 
 
 def test_the_boot_loader_is_told_by_its_traces(node: Node) -> None:
-    assert aboard.observe()["loader"] == {"kind": "grub", "why": ""}
+    assert aboard.observe(WANTED)["loader"] == {"kind": "grub", "why": ""}
     aboard.CMDLINE.write_text("root=/dev/vda ro\n")
-    told = aboard.observe()["loader"]
+    told = aboard.observe(WANTED)["loader"]
     assert told["kind"] == ""
     assert "not started by GRUB" in told["why"]
     proxmox.UUIDS.parent.mkdir(parents=True)
     proxmox.UUIDS.touch()
-    assert "it was not systemd-boot" in aboard.observe()["loader"]["why"]
+    assert "it was not systemd-boot" in aboard.observe(WANTED)["loader"]["why"]
     aboard.LOADER_INFO.parent.mkdir(parents=True)
     aboard.LOADER_INFO.write_text("\x07\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0")
-    assert aboard.observe()["loader"] == {"kind": "systemd-boot", "why": ""}
+    assert aboard.observe(WANTED)["loader"] == {"kind": "systemd-boot", "why": ""}
     proxmox.UUIDS.unlink()
-    assert "not one that Proxmox keeps" in aboard.observe()["loader"]["why"]
+    assert "not one that Proxmox keeps" in aboard.observe(WANTED)["loader"]["why"]
 
 
 # The operations ---------------------------------------------------------------------------------
@@ -598,7 +608,7 @@ GONE = {**BARE, "trial_files": []}
         (tried, ON_TRIAL, SPEC, []),
         (tried, GONE, None, []),
         (tried, {**GONE, "loader": {"kind": "", "why": "x"}}, None, []),
-        (tried, BARE, SPEC, ["FileUpload", "_module.stage("]),
+        (tried, BARE, SPEC, ["FileUpload", "chmod 755", "_module.stage("]),
         (tried, BACK, SPEC, ["_module.stage("]),
         (tried, {**TRIAL, "marked": False}, SPEC, ["_module.stage("]),
         (tried, AS_WANTED, None, ["_module.stage("]),
@@ -654,7 +664,7 @@ def test_a_run_that_may_not_reboot_stages_nothing_and_says_what_waits() -> None:
 
 def test_what_is_staged_travels_with_its_clocks() -> None:
     slow = KernelCmdline(parameters=(PT,), trial_seconds=900)
-    (_, command) = yielded(tried, BARE, spec=slow, may=True)
+    *_, command = yielded(tried, BARE, spec=slow, may=True)
     text = json.dumps({"seconds": 900})[1:-1]
     assert text in command
     assert "OnBootSec=900" in command

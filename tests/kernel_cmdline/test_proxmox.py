@@ -129,7 +129,7 @@ class Node:
         return None
 
     def situation(self, spec: KernelCmdline | None) -> str:
-        return situation(spec, aboard.observe(spec is not None))
+        return situation(spec, aboard.observe(spec.texts if spec else []))
 
 
 @pytest.fixture

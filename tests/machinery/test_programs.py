@@ -54,7 +54,7 @@ def test_what_a_program_needs_travels_before_it() -> None:
     assert needed("kernel_cmdline") == ("common", *names)
     done = subprocess.run(
         [sys.executable, "-I", "-"],
-        input=program("kernel_cmdline", {"wanted": False}),
+        input=program("kernel_cmdline", {"wanted": []}),
         capture_output=True,
         text=True,
         check=False,

@@ -63,6 +63,18 @@ MACHINE: dict[str, Any] = {
     "gpus": parse_gpus(SMI_TWO),
     "gpus_words": "",
     "nvidia_functions": FUNCTIONS,
+    "displays": [
+        {
+            "address": f"0000:0{bus}:00.0",
+            "id": "10de:1e07",
+            "subsystem": "1462:3711",
+            "place": f"pci0000:00/0{bus}.0/00.0",
+            "driver": "nvidia",
+            "iommu_group": str(bus),
+            "boot_vga": bus == 1,
+        }
+        for bus in (2, 1)
+    ],
     "iommu_groups": {"0": ["0000:00:00.0"], "1": ["0000:01:00.0", "0000:01:00.1"], "2": []},
     "radios": [
         {
@@ -85,6 +97,7 @@ CONTAINER = {
     "gpus": [],
     "gpus_words": "there is no nvidia-smi: the driver is not installed",
     "nvidia_functions": [],
+    "displays": [],
     "iommu_groups": {},
     "radios": [],
     "boot_loader": "none",
@@ -110,6 +123,13 @@ def test_a_machine_with_two_gpus_reads_back(tmp_path: Path) -> None:
         "left": "GPU-11111111-2222-3333-4444-555555555555",
         "right": "GPU-66666666-7777-8888-9999-aaaaaaaaaaaa",
     }
+    # By the address, the handles are those of the UUIDs; the one to boot with comes last.
+    assert {name: one.place for name, one in target.pci.items()} == {
+        "left": "pci0000:00/01.0/00.0",
+        "right": "pci0000:00/02.0/00.0",
+    }
+    assert target.card("right").address == "0000:02:00.0"
+    assert "driver nvidia, IOMMU group 1, the machine boots with this one" in text
     # The radio that can be an access point, not the first.
     assert target.radio("hotspot") == "02:00:00:00:00:02"
     assert target.lacks == {}
@@ -118,6 +138,19 @@ def test_a_machine_with_two_gpus_reads_back(tmp_path: Path) -> None:
     assert "11264 MiB, PCI 0000:01:00.0, power limit 100 to 280 W, IOMMU group 1" in text
     assert "0000:01:00.1: class 040300, 10de:10f7, driver snd_hda_intel, IOMMU group 1 with" in text
     assert "/dev/nvme0n1: 1863.0 GiB (2000398934016 bytes)" in text
+
+
+def test_cards_without_a_driver_get_the_handles_that_are_asked_for(tmp_path: Path) -> None:
+    observed = {**MACHINE, "gpus": []}
+    text = render(WAY, SEEN, observed, "iona", {"cards": ["right"]})
+    pci = read_back(tmp_path, text)["iona"].pci
+    assert {name: one.address for name, one in pci.items()} == {
+        "right": "0000:02:00.0",
+        "card0": "0000:01:00.0",
+    }
+    evil = 'x"\n[hosts.evil]'
+    text = render(WAY, SEEN, observed, "iona", {"cards": [evil]})
+    assert read_back(tmp_path, text).keys() == {"iona"}
 
 
 def test_a_container_lacks_what_it_cannot_have(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""What a node says of its cards."""
+
+from typing import Any, ClassVar
+
+from homeport.observe import NodeFact
+
+
+class VfioState(NodeFact):
+    """{"cards": {"right": {"give": True, "address": "0000:02:00.0", "problem": "", "functions":
+    [{"address": …, "driver": "vfio-pci", "override": …, "group": "14", "native": ["nouveau"]}]}},
+    "iommu": True, "foreign": [], "same_ids": [], "builtin": [], "mark": "0a1b…", "files": {path:
+    {"text", "mode"}}, "enabled": True, "images": {"6.12…": {"path", "mark", "conf", "native"}},
+    "initramfs_tools": True, "log": {"tried", "gave", "words"}, "stale": [], "released": []}
+    """
+
+    stem = "vfio"
+    # A node without python3, before the base is there: nothing of ours, and nothing known.
+    absent: ClassVar[Any] = {
+        "cards": {},
+        "iommu": True,
+        "foreign": [],
+        "same_ids": [],
+        "builtin": [],
+        "mark": "",
+        "files": {},
+        "enabled": False,
+        "images": {},
+        "initramfs_tools": True,
+        "log": {"tried": [], "gave": [], "words": []},
+        "stale": [],
+        "released": [],
+    }
