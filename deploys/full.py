@@ -15,6 +15,7 @@ from deploys import (
     hotspot,
     kernel_cmdline,
     llama_server,
+    lockup_recovery,
     open_webui,
     reboot,
     secrets,
@@ -34,6 +35,7 @@ kernel_cmdline.apply(spec=node.kernel_cmdline, data=host.data)
 # After all that only another boot brings into force; before all that needs it.
 reboot.apply(data=host.data, vfio=node.vfio, trial_seconds=node.trial_seconds)
 kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
+lockup_recovery.apply(spec=node.lockup_recovery)
 vfio.prove(spec=node.vfio)
 docker.apply(spec=node.docker, target=target)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing

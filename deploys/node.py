@@ -22,6 +22,7 @@ from deploys.llama_server import API_KEY, LlamaServer
 from deploys.llama_server import CONTAINER_PORT as ENGINE_PORT
 from deploys.llama_server import SERVICE as ENGINE
 from deploys.llama_server import service as llama_server_service
+from deploys.lockup_recovery import LockupRecovery
 from deploys.open_webui import Around, OpenWebui
 from deploys.open_webui import service as open_webui_service
 from deploys.secrets import Secrets, SecretSource
@@ -40,6 +41,7 @@ class Node(Spec):
     name: str
     base: Base = field(default_factory=lambda: Base())
     kernel_cmdline: KernelCmdline | None = None
+    lockup_recovery: LockupRecovery | None = None
     vfio: Vfio | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None

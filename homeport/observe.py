@@ -9,6 +9,7 @@ import functools
 import importlib
 import inspect
 import json
+import re
 from typing import Any, ClassVar
 
 from pyinfra.api import FactBase, StringCommand
@@ -22,7 +23,7 @@ def _load(name, source):
     return module
 _package = _load("homeport_node", "")
 _package.__path__ = []
-_package.common = _load("homeport_node.common", {common!r})
+{needed}
 _module = _load("homeport_node.{stem}", {source!r})
 _arguments = json.loads({arguments!r})
 """
@@ -32,15 +33,32 @@ _SHELL = "python3 - <<'HOMEPORT_END'\n{text}\nHOMEPORT_END\n"
 _IF_PYTHON = "command -v python3 >/dev/null || { echo null; exit 0; }; "
 
 
+_NEED = re.compile(r"^from homeport_node import (\w+)", re.M)
+
+
 @functools.cache
 def _source(module: str) -> str:
     return inspect.getsource(importlib.import_module(module))
 
 
+@functools.cache
+def needed(stem: str) -> tuple[str, ...]:
+    """The modules that travel with `homeport_node.<stem>`, in the order in which they are loaded:
+    `common`, and those that it names as `from homeport_node import …`."""
+    found = dict.fromkeys(["common"])
+    for name in _NEED.findall(_source(f"homeport_node.{stem}")):
+        found.update(dict.fromkeys((*needed(name), name)))
+    return tuple(found)
+
+
 def _loader(stem: str, arguments: dict[str, Any]) -> str:
+    names = {name: f"homeport_node.{name}" for name in needed(stem)}
+    loads = [
+        f"_package.{name} = _load({whole!r}, {_source(whole)!r})" for name, whole in names.items()
+    ]
     return _LOADER.format(
         stem=stem,
-        common=_source("homeport_node.common"),
+        needed="\n".join(loads),
         source=_source(f"homeport_node.{stem}"),
         arguments=json.dumps(arguments, sort_keys=True),
     )

@@ -5,18 +5,14 @@ why, in words, or "" for no reason. What must be right before the node may go do
 up as it should, is under the same stem in `FAULTS`.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node import kernel_cmdline as command_line
+from homeport_node.common import read
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-CMDLINE = Path("/proc/cmdline")
-TRIAL = Path("/var/lib/homeport/kernel_cmdline.json")
-GRUB_BLOCK = Path("/boot/grub/grubenv")
-TRIAL_ENTRY = "homeport-trial"
 
 
 def boot_id() -> str:
@@ -26,11 +22,8 @@ def boot_id() -> str:
 
 def _trial() -> "dict[str, Any]":
     """The trial of a command line that was staged in this boot; {} when there is none."""
-    try:
-        value = json.loads(read(TRIAL) or "")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) and value.get("boot_id") == boot_id() else {}
+    value = command_line.record() or {}
+    return value if value.get("boot_id") == boot_id() else {}
 
 
 def kernel_cmdline() -> str:
@@ -44,12 +37,9 @@ def kernel_cmdline() -> str:
 
 def kernel_cmdline_fault() -> str:
     """A staged command line that the boot menu does not choose would not be tried."""
-    if not _trial():
+    if not _trial() or command_line.boot_loader().marked():
         return ""
-    lines = run("grub-editenv", str(GRUB_BLOCK), "list").out.splitlines()
-    if f"next_entry={TRIAL_ENTRY}" in lines:
-        return ""
-    return f"{GRUB_BLOCK}: the next boot is not marked to be the trial"
+    return "the next boot is not marked to be the trial"
 
 
 REASONS: "Mapping[str, Callable[[], str]]" = {"kernel_cmdline": kernel_cmdline}

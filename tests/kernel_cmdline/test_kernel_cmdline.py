@@ -4,6 +4,7 @@ The menu in `grub.cfg` is like one that Debian 13's 10_linux writes.
 """
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,19 +12,15 @@ from typing import Any
 
 import pytest
 
-from deploys.kernel_cmdline import (
-    OWN,
-    KernelCmdline,
-    Parameter,
-    by_default,
-    drop_in_text,
-    kept,
-    situation,
-    tried,
-)
+from deploys.kernel_cmdline import KernelCmdline, Parameter
+from deploys.kernel_cmdline.difference import by_default, own_text, situation
+from deploys.kernel_cmdline.operations import OWN, kept, tried
 from homeport import waiting
 from homeport.spec import SpecError
 from homeport_node import kernel_cmdline as aboard
+from homeport_node import kernel_cmdline_grub as grub
+from homeport_node import kernel_cmdline_proxmox as proxmox
+from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import Ran, read
 from tests.operations import Words, is_refusal, yielded
 
@@ -32,7 +29,7 @@ PT = Parameter(name="iommu", value="pt", reason="the host's own DMA goes round t
 AER = Parameter(name="pci", value="noaer", reason="a riser that floods the log")
 SPEC = KernelCmdline(parameters=(PT, AER))
 WANTED = ["iommu=pt", "pci=noaer"]
-TEXT = drop_in_text(SPEC)
+TEXT = own_text(SPEC, "grub")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +96,7 @@ def test_the_drop_in_is_a_shell_text_that_appends(tmp_path: Path) -> None:
     script = f'GRUB_CMDLINE_LINUX_DEFAULT=quiet; . {path}; echo "$GRUB_CMDLINE_LINUX_DEFAULT"'
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "quiet iommu=pt pci=noaer\n"
-    assert aboard.parameters_of(TEXT) == WANTED
+    assert grub.parameters_of(TEXT) == WANTED
     assert TEXT.startswith("# Managed by Homeport (kernel_cmdline)")
     assert f"# iommu=pt: {PT.reason}" in TEXT
 
@@ -126,27 +123,27 @@ OLD = "gnulinux-6.12.38+deb13-amd64-advanced-5a1b"
 )
 def test_the_entry_that_boots_by_default(default: str, saved: str, wanted: str | None) -> None:
     text = CFG.replace('set default="0"', f'set default="{default}"')
-    found = aboard.default_entry(text, {"saved_entry": saved} if saved else {})
+    found = grub.default_entry(text, {"saved_entry": saved} if saved else {})
     assert (found.id if found else None) == wanted
 
 
 def test_an_entry_that_starts_no_kernel_has_no_arguments() -> None:
     text = CFG.replace('set default="0"', 'set default="uefi-firmware"')
-    entry = aboard.default_entry(text, {})
+    entry = grub.default_entry(text, {})
     assert entry is not None
-    assert aboard.kernel_arguments(entry) is None
+    assert grub.kernel_arguments(entry) is None
 
 
 def test_of_ours_the_last_is_taken_away() -> None:
-    assert aboard.without(["a", "b", "a", "c"], ["a", "c", "gone"]) == ["a", "b"]
+    assert grub.without(["a", "b", "a", "c"], ["a", "c", "gone"]) == ["a", "b"]
 
 
 def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
-    entry = aboard.default_entry(CFG, {})
+    entry = grub.default_entry(CFG, {})
     assert entry is not None
-    arguments = aboard.kernel_arguments(entry)
+    arguments = grub.kernel_arguments(entry)
     assert arguments == ["root=UUID=5a1b", "ro", "console=ttyS0", "quiet", "old=1"]
-    text = aboard.trial_entry(entry, [*aboard.without(arguments, ["old=1"]), *WANTED], image=True)
+    text = grub.trial_entry(entry, ["old=1"], WANTED, "homeport-trial.img")
     lines = text.splitlines()
     assert lines[0] == (
         "menuentry 'Homeport: a command line on trial' --class debian --class gnu-linux "
@@ -158,9 +155,21 @@ def test_the_entry_on_trial_is_the_default_one_with_other_parameters() -> None:
     assert wanted in lines
     assert "\tinitrd /boot/initrd.img-6.12.48+deb13-amd64 /boot/homeport-trial.img" in lines
     assert "\tsearch --no-floppy --fs-uuid --set=root 5a1b" in lines
-    (again,) = aboard.menu(text)
-    assert again.id == aboard.ENTRY_ID
+    (again,) = grub.menu(text)
+    assert again.id == grub.ENTRY_ID
     assert again.body[:7] == entry.body[:7]
+
+
+def test_each_way_to_start_the_kernel_keeps_its_own_arguments() -> None:
+    """As on Ubuntu's cloud images: without an initrd first, which leaves nothing for a switch."""
+    first = "\tlinux\t/boot/vmlinuz root=PARTUUID=1 ro old=1 panic=-1\n"
+    text = CFG.replace("\techo\t'Loading initial ramdisk ...'\n", first, 1)
+    entry = grub.default_entry(text, {})
+    assert entry is not None
+    assert grub.initrd_name(entry) == ""
+    trial = grub.trial_entry(entry, ["old=1"], ["a"], "")
+    assert "\tlinux /boot/vmlinuz root=PARTUUID=1 ro panic=-1 a\n" in trial
+    assert "quiet a\n" in trial
 
 
 def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
@@ -180,7 +189,7 @@ def _members(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def test_the_switch_is_an_archive_with_a_piece_of_shell() -> None:
-    archive = aboard.switch_image(420)
+    archive = switch.switch_image(420)
     assert len(archive) % 512 == 0
     members = _members(archive)
     assert [*members] == ["conf", "conf/conf.d", "conf/conf.d/homeport-trial"]
@@ -194,7 +203,7 @@ def test_the_switch_pulls_and_cannot_stop_what_reads_it(tmp_path: Path) -> None:
     """The shell goes on at once, and the trigger is pulled when its time has come, not before."""
     trigger = tmp_path / "trigger"
     trigger.touch()
-    piece = _members(aboard.switch_image(1))["conf/conf.d/homeport-trial"][1].decode()
+    piece = _members(switch.switch_image(1))["conf/conf.d/homeport-trial"][1].decode()
     for path, pulled in ((trigger, "b\n"), (tmp_path / "none/x", None)):
         source = tmp_path / "piece"
         source.write_text(piece.replace("/proc/sysrq-trigger", str(path)))
@@ -203,6 +212,20 @@ def test_the_switch_pulls_and_cannot_stop_what_reads_it(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "on: \n", "")
         assert (path.read_text() if path.exists() else None) == pulled
         trigger.write_text("")
+
+
+def test_the_switch_is_found_by_what_it_holds_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "PROCESSES", tmp_path)
+    links = {"211": "/proc/sysrq-trigger", "212": "/proc/sysrq-trigger", "300": "/dev/null"}
+    for process, target in links.items():
+        (tmp_path / process / "fd").mkdir(parents=True)
+        (tmp_path / process / "fd/9").symlink_to(target)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
+    switch.disarm()
+    assert killed == [211, 212]
 
 
 # Aboard: a node's files -------------------------------------------------------------------------
@@ -219,25 +242,26 @@ class Node:
         self.failed: list[str] = []
         self.route = "default via 192.0.2.1"
         self.abstraction, self.filesystem = "", "ext2"
-        for name in ("CMDLINE", "BOOT_ID", "GRUB", "DROP_IN", "SCRIPT", "RECORD", "IMAGE", "UNITS"):
-            monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
-        for name in ("INITRAMFS_TOOLS", "DRACUT", "PROXMOX", "LOADER_INFO"):
-            monkeypatch.setattr(aboard, name, root / str(getattr(aboard, name))[1:])
-        monkeypatch.setattr(aboard, "run", self.run)
+        for module in (aboard, grub, proxmox, switch):
+            for name, path in vars(module).items():
+                if isinstance(path, Path):
+                    monkeypatch.setattr(module, name, root / str(path)[1:])
+            if module is not switch:
+                monkeypatch.setattr(module, "run", self.run)
         monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
-        monkeypatch.setattr(aboard, "switches", list)
         monkeypatch.setattr(aboard, "SETTLING", 0)
+        monkeypatch.setattr(os, "fsync", lambda _: None)  # it is not this machine's disk
         for path, text in (
-            (aboard.GRUB / "grub.cfg", CFG),
+            (grub.CFG, CFG),
             (aboard.BOOT_ID, "boot-1\n"),
             (aboard.CMDLINE, "BOOT_IMAGE=/boot/vmlinuz root=UUID=5a1b ro console=ttyS0 quiet\n"),
-            (aboard.INITRAMFS_TOOLS, ""),
+            (switch.INITRAMFS_TOOLS, ""),
             (root / "boot/initrd.img-6.12.48+deb13-amd64", ""),
-            (aboard.SCRIPT, (OWN / "42_homeport").read_text()),
+            (grub.SCRIPT, (OWN / "42_homeport").read_text()),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        aboard.DROP_IN.parent.mkdir(parents=True)
+        grub.OWN.parent.mkdir(parents=True)
 
     def run(self, *command: str, **_: Any) -> Ran:
         self.calls.append(command)
@@ -266,29 +290,29 @@ class Node:
 
     def made(self) -> str:
         """grub.cfg as grub-mkconfig would make it of the drop-in and the script."""
-        added = " ".join(["quiet", *aboard.parameters_of(read(aboard.DROP_IN))])
+        added = " ".join(["quiet", *grub.parameters_of(read(grub.OWN))])
         text = CFG.replace("quiet old=1", added)
-        if aboard.SCRIPT.exists():
-            script = aboard.SCRIPT.read_text()
+        if grub.SCRIPT.exists():
+            script = grub.SCRIPT.read_text()
             text += script[script.index("if [ -f") : script.rindex("END")]
         return text
 
     def boots(self) -> None:
         """The next boot: GRUB clears its mark, and boots what it was told to."""
-        entry = aboard.default_entry((aboard.GRUB / "grub.cfg").read_text(), self.block)
-        if self.block.pop("next_entry", "") == aboard.ENTRY_ID:
-            (entry,) = aboard.menu((aboard.GRUB / "homeport-trial.cfg").read_text())
+        entry = grub.default_entry(grub.CFG.read_text(), self.block)
+        if self.block.pop("next_entry", "") == grub.ENTRY_ID:
+            (entry,) = grub.menu(grub.TRIAL.read_text())
         assert entry is not None
-        arguments = aboard.kernel_arguments(entry) or []
+        arguments = grub.kernel_arguments(entry) or []
         aboard.CMDLINE.write_text(f"{' '.join(['BOOT_IMAGE=/boot/vmlinuz', *arguments])}\n")
         number = int(aboard.BOOT_ID.read_text().split("-")[1])
         aboard.BOOT_ID.write_text(f"boot-{number + 1}\n")
 
     def does(self, operation: Any, spec: KernelCmdline | None) -> "str | None":
         """What becomes of an operation of ours on this node."""
-        state = aboard.observe()
+        state = aboard.observe(spec.texts if spec else [])
         found = situation(spec, state)
-        wanted, text = (spec.texts if spec else []), drop_in_text(spec)
+        wanted, text = (spec.texts if spec else []), own_text(spec, state["loader"]["kind"])
         if operation is tried:
             if found == "to be written":
                 return aboard.make_default(wanted, text)
@@ -303,7 +327,7 @@ class Node:
         return None
 
     def situation(self, spec: KernelCmdline | None) -> str:
-        return situation(spec, aboard.observe())
+        return situation(spec, aboard.observe(spec.texts if spec else []))
 
 
 @pytest.fixture
@@ -316,7 +340,7 @@ def test_a_new_command_line_is_tried_and_kept(node: Node) -> None:
     assert node.does(tried, SPEC) is None
     assert node.situation(SPEC) == "staged"
     assert node.block == {"next_entry": "homeport-trial"}
-    assert not aboard.DROP_IN.exists()
+    assert not grub.OWN.exists()
     node.boots()
     assert node.situation(SPEC) == "on trial"
     words = aboard.CMDLINE.read_text().split()
@@ -325,8 +349,8 @@ def test_a_new_command_line_is_tried_and_kept(node: Node) -> None:
     assert node.does(tried, SPEC) is None
     assert node.does(kept, SPEC) is None
     assert node.situation(SPEC) == "as wanted"
-    assert aboard.DROP_IN.read_text() == TEXT
-    assert not [path for path in aboard.trial_files() if path.exists()]
+    assert grub.OWN.read_text() == TEXT
+    assert not [path for path in aboard.trial_files(grub) if path.exists()]
     node.boots()
     assert aboard.CMDLINE.read_text().split()[-2:] == WANTED
     assert node.situation(SPEC) == "as wanted"
@@ -350,9 +374,9 @@ def test_what_is_dropped_goes_by_the_same_way_and_the_rest_stays(node: Node) -> 
     _kept(node, None)
     assert "quiet" in aboard.CMDLINE.read_text()
     assert "noaer" not in aboard.CMDLINE.read_text()
-    for path in (aboard.DROP_IN, aboard.SCRIPT, *aboard.trial_files()):
+    for path in (grub.OWN, grub.SCRIPT, *aboard.trial_files(grub)):
         assert not path.exists()
-    assert "homeport-trial" not in (aboard.GRUB / "grub.cfg").read_text()
+    assert "homeport-trial" not in grub.CFG.read_text()
 
 
 def test_a_parameter_that_somebody_else_gives_as_well_stays(node: Node) -> None:
@@ -374,7 +398,7 @@ def test_a_node_that_went_back_says_so_once_and_is_tried_again(node: Node) -> No
     words = node.does(kept, SPEC) or ""
     assert "went back to its old command line" in words
     assert "iommu=pt pci=noaer" in words
-    assert not [path for path in aboard.trial_files() if path.exists()]
+    assert not [path for path in aboard.trial_files(grub) if path.exists()]
     assert node.situation(SPEC) == "to be tried"
     _kept(node, SPEC)
 
@@ -398,7 +422,7 @@ def test_a_node_that_is_worse_than_before_goes_back(
     assert words in said
     assert "old.service" not in said
     assert node.calls[-1] == ("systemctl", "--no-block", "reboot")
-    assert not aboard.DROP_IN.exists()
+    assert not grub.OWN.exists()
     node.boots()
     assert node.situation(SPEC) == "to be tried"
 
@@ -417,7 +441,7 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
         pass
 
     specs = [SPEC, KernelCmdline(parameters=(AER, _parameter("nohz=off")))]
-    replace, unlink, run = aboard.replace, Path.unlink, node.run
+    replace, unlink, run = grub.replace, Path.unlink, node.run
     left = 0
 
     def countdown() -> None:
@@ -434,10 +458,11 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
 
         return wrapped
 
-    monkeypatch.setattr(aboard, "replace", cut(replace))
+    monkeypatch.setattr(grub, "replace", cut(replace))
     monkeypatch.setattr(Path, "unlink", cut(unlink))
     verbs = ("grub-reboot", "grub-mkconfig")
-    monkeypatch.setattr(aboard, "run", cut(run, lambda *words: words[0] in verbs))
+    for module in (aboard, grub):
+        monkeypatch.setattr(module, "run", cut(run, lambda *words: words[0] in verbs))
     cuts = 0
     for moment in range(1, 60):
         left, spec = moment, specs[moment % 2]
@@ -448,7 +473,7 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
         except Cut:
             cuts += 1
         left = 0
-        assert aboard.menu((aboard.GRUB / "grub.cfg").read_text())
+        assert grub.menu(grub.CFG.read_text())
         node.boots()
         _kept(node, spec)
         node.boots()
@@ -469,21 +494,21 @@ def test_the_trial_of_a_command_line_that_is_wanted_no_more_is_replaced(node: No
 def test_a_node_without_the_means_gets_no_switch_and_says_so(
     node: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    aboard.INITRAMFS_TOOLS.unlink()
+    switch.INITRAMFS_TOOLS.unlink()
     node.does(tried, SPEC)
     assert "no dead man's switch" in capsys.readouterr().out
-    assert not aboard.IMAGE.exists()
-    assert aboard.IMAGE.name not in (aboard.GRUB / "homeport-trial.cfg").read_text()
+    assert not switch.IMAGE.exists()
+    assert switch.IMAGE.name not in grub.TRIAL.read_text()
 
 
 def test_what_goes_wrong_is_said_in_the_words_of_who_knows(node: Node) -> None:
     node.fails = {"grub-reboot": "no space"}
     assert aboard.stage(WANTED, 300, "", "") == "grub-reboot: no space"
     node.fails = {"grub-mkconfig": "syntax"}
-    before = (aboard.GRUB / "grub.cfg").read_text()
+    before = grub.CFG.read_text()
     assert aboard.make_default(WANTED, TEXT) == "grub-mkconfig: syntax"
-    assert (aboard.GRUB / "grub.cfg").read_text() == before
-    (aboard.GRUB / "grub.cfg").write_text("")
+    assert grub.CFG.read_text() == before
+    grub.CFG.write_text("")
     node.fails = {}
     node.made = lambda: "/homeport-trial.cfg"  # type: ignore[method-assign]
     assert "starts no Linux kernel" in (aboard.stage(WANTED, 300, "", "") or "")
@@ -507,33 +532,34 @@ def test_where_grub_cannot_clear_its_mark(
     node: Node, abstraction: str, filesystem: str, fault: str
 ) -> None:
     node.abstraction, node.filesystem = abstraction, filesystem
-    words = aboard.observe()["environment_fault"]
+    words = aboard.observe(WANTED)["fault"]
     assert fault in words
     assert bool(words) is bool(fault)
 
 
 def test_a_node_that_wants_nothing_and_has_nothing_is_not_asked_for_it(node: Node) -> None:
-    aboard.SCRIPT.unlink()
-    state = aboard.observe(wanted=False)
+    grub.SCRIPT.unlink()
+    state = aboard.observe([])
     assert node.calls == []
     assert situation(None, state) == "as wanted"
-    aboard.SCRIPT.touch()
-    assert situation(None, aboard.observe(wanted=False)) == "to be written"
+    grub.SCRIPT.touch()
+    assert situation(None, aboard.observe([])) == "to be written"
 
 
 def test_the_boot_loader_is_told_by_its_traces(node: Node) -> None:
-    assert aboard.observe()["loader"] == {"kind": "grub", "why": ""}
+    assert aboard.observe(WANTED)["loader"] == {"kind": "grub", "why": ""}
     aboard.CMDLINE.write_text("root=/dev/vda ro\n")
-    told = aboard.observe()["loader"]
+    told = aboard.observe(WANTED)["loader"]
     assert told["kind"] == ""
     assert "not started by GRUB" in told["why"]
-    for path, text, kind in (
-        (aboard.LOADER_INFO, "\x07\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0", "systemd-boot"),
-        (aboard.PROXMOX, "ABCD-1234\n", "proxmox"),
-    ):
-        path.parent.mkdir(parents=True)
-        path.write_text(text)
-        assert aboard.observe()["loader"]["kind"] == kind
+    proxmox.UUIDS.parent.mkdir(parents=True)
+    proxmox.UUIDS.touch()
+    assert "it was not systemd-boot" in aboard.observe(WANTED)["loader"]["why"]
+    aboard.LOADER_INFO.parent.mkdir(parents=True)
+    aboard.LOADER_INFO.write_text("\x07\0s\0y\0s\0t\0e\0m\0d\0-\0b\0o\0o\0t\0")
+    assert aboard.observe(WANTED)["loader"] == {"kind": "systemd-boot", "why": ""}
+    proxmox.UUIDS.unlink()
+    assert "not one that Proxmox keeps" in aboard.observe(WANTED)["loader"]["why"]
 
 
 # The operations ---------------------------------------------------------------------------------
@@ -543,22 +569,19 @@ AS_WANTED: dict[str, Any] = {
     "loader": {"kind": "grub", "why": ""},
     "cmdline": ["BOOT_IMAGE=/boot/vmlinuz", *FOREIGN, *WANTED],
     "boot_id": "boot-2",
-    "drop_in": TEXT,
+    "own": TEXT,
     "ours": WANTED,
     "script": (OWN / "42_homeport").read_text(),
     "trial": None,
     "trial_files": [],
-    "hook": True,
     "entry": [*FOREIGN, *WANTED],
-    "next_entry": "",
-    "environment_fault": "",
-    "switch": True,
-    "armed": False,
+    "marked": False,
+    "fault": "",
 }
 BARE: dict[str, Any] = {
     **AS_WANTED,
     "cmdline": FOREIGN,
-    "drop_in": None,
+    "own": None,
     "ours": [],
     "script": None,
     "entry": FOREIGN,
@@ -568,11 +591,11 @@ TRIAL: dict[str, Any] = {
     "ours": WANTED,
     "trial": {"id": "9f", "parameters": WANTED, "boot_id": "boot-2"},
     "trial_files": ["/boot/grub/homeport-trial.cfg"],
-    "next_entry": "homeport-trial",
+    "marked": True,
     "script": AS_WANTED["script"],
 }
 ON_TRIAL = {**TRIAL, "cmdline": [*FOREIGN, *WANTED, "homeport.trial=9f"], "boot_id": "boot-3"}
-BACK = {**TRIAL, "boot_id": "boot-4", "next_entry": ""}
+BACK = {**TRIAL, "boot_id": "boot-4", "marked": False}
 LEFT = {**AS_WANTED, "trial_files": ["/boot/homeport-trial.img"]}
 GONE = {**BARE, "trial_files": []}
 
@@ -587,13 +610,13 @@ GONE = {**BARE, "trial_files": []}
         (tried, {**GONE, "loader": {"kind": "", "why": "x"}}, None, []),
         (tried, BARE, SPEC, ["FileUpload", "chmod 755", "_module.stage("]),
         (tried, BACK, SPEC, ["_module.stage("]),
-        (tried, {**TRIAL, "next_entry": ""}, SPEC, ["_module.stage("]),
+        (tried, {**TRIAL, "marked": False}, SPEC, ["_module.stage("]),
         (tried, AS_WANTED, None, ["_module.stage("]),
-        (tried, {**AS_WANTED, "drop_in": None}, SPEC, ["_module.make_default("]),
+        (tried, {**AS_WANTED, "own": None}, SPEC, ["_module.make_default("]),
         (tried, {**AS_WANTED, "entry": FOREIGN}, SPEC, ["_module.make_default("]),
         (tried, {**GONE, "script": "x"}, None, ["_module.make_default("]),
         (tried, LEFT, SPEC, ["_module.withdraw("]),
-        (tried, {**AS_WANTED, "next_entry": "homeport-trial"}, SPEC, ["_module.withdraw("]),
+        (tried, {**AS_WANTED, "marked": True}, SPEC, ["_module.withdraw("]),
         (kept, AS_WANTED, SPEC, []),
         (kept, BARE, SPEC, []),
         (kept, TRIAL, SPEC, []),
@@ -614,9 +637,8 @@ def test_operations(
 @pytest.mark.parametrize(
     ("difference", "words"),
     [
-        ({"loader": {"kind": "", "why": "no traces"}}, "cannot tell what it boots by: no traces"),
-        ({"loader": {"kind": "proxmox", "why": "its uuids"}}, "boots by proxmox: its uuids"),
-        ({"environment_fault": "/boot/grub lies on lvm"}, "lies on lvm"),
+        ({"loader": {"kind": "", "why": "no traces"}}, "tell what the node boots by: no traces"),
+        ({"fault": "/boot/grub lies on lvm"}, "lies on lvm"),
         ({"entry": None}, "cannot tell which entry"),
     ],
 )
@@ -636,7 +658,7 @@ def test_a_run_that_may_not_reboot_stages_nothing_and_says_what_waits() -> None:
             ("kernel_cmdline", "the command line to be tried: iommu=pt pci=noaer")
         ]
     assert yielded(kept, BACK, spec=SPEC, may=False) == []
-    (written,) = yielded(tried, {**AS_WANTED, "drop_in": None}, spec=SPEC, may=False)
+    (written,) = yielded(tried, {**AS_WANTED, "own": None}, spec=SPEC, may=False)
     assert "_module.make_default(" in written
 
 
@@ -652,7 +674,7 @@ def test_what_is_staged_travels_with_its_clocks() -> None:
 def test_by_default_needs_the_files_and_the_entry() -> None:
     assert by_default(SPEC, AS_WANTED)
     assert not by_default(SPEC, {**AS_WANTED, "entry": FOREIGN})
-    assert not by_default(SPEC, {**AS_WANTED, "drop_in": TEXT + "x"})
+    assert not by_default(SPEC, {**AS_WANTED, "own": TEXT + "x"})
     assert not by_default(None, AS_WANTED)
 
 
@@ -671,12 +693,12 @@ WORDS: list[Words] = [
     ),
     (
         tried,
-        [{**AS_WANTED, "drop_in": None, "entry": FOREIGN}],
+        [{**AS_WANTED, "own": None, "entry": FOREIGN}],
         HERE,
         [
-            (f"{aboard.DROP_IN}: iommu=pt pci=noaer", "no such file"),
+            (f"{grub.OWN}: iommu=pt pci=noaer", "no such file"),
             (
-                "/boot/grub/grub.cfg: default entry with iommu=pt pci=noaer",
+                "default boot entry: iommu=pt pci=noaer",
                 "without iommu=pt pci=noaer",
             ),
         ],
@@ -686,8 +708,8 @@ WORDS: list[Words] = [
         [{**GONE, "script": "x", "ours": ["a"], "entry": [*FOREIGN, "a"]}],
         {"spec": None, "may": True},
         [
-            (f"{aboard.SCRIPT}: no such file", "a file of ours"),
-            ("/boot/grub/grub.cfg: default entry with nothing of ours", "with a"),
+            (f"{grub.SCRIPT}: no such file", "a file of ours"),
+            ("default boot entry: nothing of ours", "with a"),
         ],
     ),
     (
@@ -698,7 +720,7 @@ WORDS: list[Words] = [
     ),
     (
         tried,
-        [{**BARE, "environment_fault": "/boot/grub lies on lvm"}],
+        [{**BARE, "fault": "/boot/grub lies on lvm"}],
         HERE,
         [
             (

@@ -14,12 +14,14 @@ def test_the_parameters_are_in_force_and_the_default(host: Any, node: Node) -> N
     if node.kernel_cmdline is None:
         pytest.skip("this node has no parameters of ours")
     in_force = host.check_output("cat /proc/cmdline").split()
-    menu = host.check_output("cat /boot/grub/grub.cfg").splitlines()
-    kernels = [line.split() for line in menu if line.split()[:1] == ["linux"]]
-    assert kernels
+    if host.file("/etc/kernel/proxmox-boot-uuids").exists:
+        default = host.check_output("head -n1 /etc/kernel/cmdline").split()
+    else:
+        menu = host.check_output("cat /boot/grub/grub.cfg").splitlines()
+        default = next(line.split() for line in menu if line.split()[:1] == ["linux"])
     for text in node.kernel_cmdline.texts:
         assert text in in_force
-        assert text in kernels[0]
+        assert text in default
 
 
 def test_nothing_is_left_on_trial(host: Any) -> None:

@@ -1,13 +1,15 @@
 """The programs that observe a node travel as source: each works alone, on a bare Python."""
 
 import ast
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import homeport_node
-from homeport.observe import program
+from homeport.observe import needed, program
 
 FOLDER = Path(homeport_node.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py")}
@@ -24,6 +26,8 @@ def imported(tree: ast.Module) -> set[str]:
     for node in tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "homeport_node":
+            names |= {f"homeport_node.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             own = node.module.startswith("homeport_node")
             names.add(node.module if own else node.module.partition(".")[0])
@@ -36,9 +40,24 @@ def test_there_is_one_for_each_capability_that_looks_at_the_node() -> None:
 
 @pytest.mark.parametrize("stem", OBSERVE)
 def test_it_needs_nothing_but_the_standard_library_and_what_travels_with_it(stem: str) -> None:
-    known = sys.stdlib_module_names | {"homeport_node.common"}
-    assert imported(TREES[stem]) <= known
-    assert imported(TREES["common"]) <= sys.stdlib_module_names
+    known = {*sys.stdlib_module_names}
+    for name in (*needed(stem), stem):
+        assert imported(TREES[name]) <= known
+        known.add(f"homeport_node.{name}")
     text = program(stem, {})
     assert "def observe(" in text
     compile(text, stem, "exec")
+
+
+def test_what_a_program_needs_travels_before_it() -> None:
+    names = [f"kernel_cmdline_{name}" for name in ("switch", "grub", "proxmox")]
+    assert needed("kernel_cmdline") == ("common", *names)
+    done = subprocess.run(
+        [sys.executable, "-I", "-"],
+        input=program("kernel_cmdline", {"wanted": []}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "boot_id" in json.loads(done.stdout)

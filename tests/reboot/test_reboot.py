@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from deploys.reboot import allowed, patience, rebooted, wait
 from homeport import connector, waiting
 from homeport.cli import main
-from homeport.report import PROGRESS
+from homeport.report import PROGRESS, console, print_result, result_json
+from homeport.result import HostResult, RunResult
 from homeport.spec import SpecError
+from homeport_node import kernel_cmdline as command_line
 from homeport_node import reboot as aboard
-from homeport_node.common import Ran
 from tests.machinery.small_sshd import small_sshd, write_key
 from tests.operations import Words, is_refusal, yielded
 
@@ -91,6 +92,16 @@ def test_no_reboot_into_what_the_boot_menu_does_not_know() -> None:
     (refusal,) = yielded(rebooted, waits, NOTHING, may=True, seconds=900, vfio=None)
     assert is_refusal(refusal)
     assert "kernel_cmdline: the next boot is not marked" in refusal
+
+
+def test_the_end_of_the_run_names_what_waits() -> None:
+    one = waiting.Waiting("vfio", "the card left has another driver")
+    result = RunResult(hosts=[HostResult(name="iona", waiting=(one,))])
+    with console.capture() as shown:
+        print_result(result, "bin/homeport converge i.py")
+    assert "waits for a reboot  iona: vfio: the card left has another driver" in shown.get()
+    (host,) = result_json("i.py", result)["hosts"]
+    assert host["waiting"] == [{"capability": one.capability, "words": one.words}]
 
 
 # Waiting ----------------------------------------------------------------------------------------
@@ -218,22 +229,22 @@ def test_a_run_goes_on_over_a_new_connection(tmp_path: Path, seconds: float, ok:
 
 
 @pytest.mark.parametrize(
-    ("staged", "block", "reasons", "faults"),
+    ("staged", "marked", "reasons", "faults"),
     [
-        (None, "", {}, {}),
-        ("{", "", {}, {}),
-        ({"boot_id": "boot-0", "parameters": ["a"]}, "", {}, {}),
+        (None, False, {}, {}),
+        ("{", False, {}, {}),
+        ({"boot_id": "boot-0", "parameters": ["a"]}, False, {}, {}),
         (
             {"boot_id": "boot-1", "parameters": ["a", "b=c"]},
-            "saved_entry=0\nnext_entry=homeport-trial\n",
+            True,
             {"kernel_cmdline": "the command line to be tried: a b=c"},
             {},
         ),
         (
             {"boot_id": "boot-1", "parameters": []},
-            "next_entry=\n",
+            False,
             {"kernel_cmdline": "the command line to be tried: nothing of ours"},
-            {"kernel_cmdline": "/boot/grub/grubenv: the next boot is not marked to be the trial"},
+            {"kernel_cmdline": "the next boot is not marked to be the trial"},
         ),
     ],
 )
@@ -241,16 +252,17 @@ def test_a_trial_that_was_staged_in_this_boot_is_a_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     staged: Any,
-    block: str,
+    marked: bool,
     reasons: dict[str, str],
     faults: dict[str, str],
 ) -> None:
-    for name in ("BOOT_ID", "TRIAL"):
-        monkeypatch.setattr(aboard, name, tmp_path / name)
-    monkeypatch.setattr(aboard, "run", lambda *_: Ran(0, block, ""))
+    monkeypatch.setattr(aboard, "BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr(command_line, "RECORD", tmp_path / "record")
+    boot = SimpleNamespace(marked=lambda: marked)
+    monkeypatch.setattr(command_line, "boot_loader", lambda: boot)
     aboard.BOOT_ID.write_text("boot-1\n")
     if staged is not None:
-        aboard.TRIAL.write_text(staged if isinstance(staged, str) else json.dumps(staged))
+        command_line.RECORD.write_text(staged if isinstance(staged, str) else json.dumps(staged))
     assert aboard.observe() == {"boot_id": "boot-1", "reasons": reasons, "faults": faults}
 
 

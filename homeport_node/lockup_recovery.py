@@ -1,0 +1,165 @@
+"""What restarts a machine that hangs: sysctls, and the watchdog that systemd holds.
+
+Standard library only. A kernel may have a sysctl and refuse to set it: kernel.nmi_watchdog where
+the processor counts no events, as in many virtual machines. That is found out by trying, and
+written down for this kernel.
+"""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from homeport_node.common import read, run
+
+SYSCTLS = Path("/proc/sys")
+RECORD = Path("/var/lib/homeport/lockup_recovery.json")
+CLASS = Path("/sys/class/watchdog")
+MODULES = Path("/sys/module")
+MANAGER_FILES = Path("/proc/1/fd")
+UNIT = "homeport-watchdog.service"
+# Proxmox's own keeper of the watchdog, for its high availability.
+MUX = "watchdog-mux.service"
+MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+PROPERTY = (*MANAGER, "org.freedesktop.systemd1.Manager", "RuntimeWatchdogUSec")
+ENOTSUPP = 524  # the kernel's own, which no C library knows
+
+
+def record() -> "dict[str, Any]":
+    """{"kernel", "refused": [name], "before": {name: value}}: what this kernel did not take, and
+    what was in force before we came."""
+    try:
+        value = json.loads(read(RECORD) or "")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_record(value: "dict[str, Any]") -> None:
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    beside = RECORD.with_name(f".{RECORD.name}")
+    beside.write_text(json.dumps(value))
+    beside.replace(RECORD)
+
+
+def _place(name: str) -> Path:
+    return SYSCTLS / name.replace(".", "/")
+
+
+def _value(name: str) -> "str | None":
+    text = read(_place(name))
+    return None if text is None else text.strip()
+
+
+def refused() -> "list[str]":
+    """The sysctls that the running kernel did not take."""
+    known = record()
+    return list(known.get("refused", [])) if known.get("kernel") == os.uname().release else []
+
+
+def watchdog_seconds() -> int:
+    """How long systemd lets the watchdog wait; 0 for never."""
+    words = run("busctl", "get-property", *PROPERTY).out.split()
+    usec = int(words[1]) if len(words) == 2 and words[1].isdecimal() else 0
+    return 0 if usec >= 2**64 - 1 else usec // 1_000_000
+
+
+def held() -> bool:
+    """Whether systemd has a watchdog's device open."""
+    links = MANAGER_FILES.iterdir() if MANAGER_FILES.is_dir() else ()
+    return any(_target(link).startswith("/dev/watchdog") for link in links)
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
+
+
+def _states(unit: str) -> "dict[str, str]":
+    shown = run("systemctl", "show", "-p", "LoadState,ActiveState,UnitFileState", unit).out
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
+def observe(files: "list[str]", sysctls: "list[str]", module: str) -> "dict[str, Any]":
+    """Everything about it; `files` are ours, `module` the watchdog's driver or ""."""
+    devices = sorted(CLASS.iterdir()) if CLASS.is_dir() else []
+    unit, mux = _states(UNIT), _states(MUX)
+    return {
+        "files": {path: text for path in files if (text := read(path)) is not None},
+        "sysctls": {name: _value(name) for name in sysctls},
+        "refused": refused(),
+        "record": RECORD.exists(),
+        "watchdogs": [(read(one / "identity") or one.name).strip() for one in devices],
+        "module": bool(module) and (MODULES / module.replace("-", "_")).is_dir(),
+        "held": held(),
+        "seconds": watchdog_seconds(),
+        "enabled": unit.get("UnitFileState") == "enabled",
+        "mux": mux.get("ActiveState") == "active" or mux.get("UnitFileState") == "enabled",
+    }
+
+
+def set_sysctls(values: "dict[str, str]") -> "str | None":
+    """Put `values` into force, and write down what was there before, and what is refused."""
+    known = record()
+    before = known.get("before", {})
+    unable = refused()
+    for name, value in values.items():
+        try:
+            before.setdefault(name, _value(name))
+            _place(name).write_text(f"{value}\n")
+        except OSError as error:
+            if error.errno not in (ENOTSUPP, errno.EOPNOTSUPP):
+                return f"{name}: {error.strerror}"
+            unable.append(name)
+            print(f"homeport-says {name}={value} is not in force: this machine cannot do it")
+    try:
+        kernel = os.uname().release
+        _write_record({"kernel": kernel, "refused": sorted({*unable}), "before": before})
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def hold(module: str) -> "str | None":
+    """Have systemd hold the watchdog, now and after every boot."""
+    for words in (("daemon-reload",), ("enable", UNIT), ("restart", UNIT)):
+        done = run("systemctl", *words, timeout=60)
+        if not done.ok:
+            why = run("journalctl", "-u", UNIT, "-n", "3", "-o", "cat", "--no-pager").out.strip()
+            return f"systemctl {' '.join(words)}: {done.err.strip()}: {why}"
+    if not held():
+        there = f"{module} is loaded, and" if module else "no driver was named, and"
+        return f"systemd holds no watchdog: {there} {CLASS} has {_names() or 'no device'}"
+    return None
+
+
+def _names() -> str:
+    return ", ".join(one.name for one in sorted(CLASS.iterdir())) if CLASS.is_dir() else ""
+
+
+def let_go(module: str, file: str, conf: str) -> "str | None":
+    """Have systemd close the watchdog, and take its unit (`file`) and setting away."""
+    run("systemctl", "disable", "--now", UNIT)
+    for path in (file, conf):
+        Path(path).unlink(missing_ok=True)
+    closed = run("busctl", "set-property", *PROPERTY, "t", "0")
+    run("systemctl", "daemon-reload", timeout=60)
+    if module:
+        run("modprobe", "-r", module)
+    return None if closed.ok else f"busctl: {closed.err.strip()}"
+
+
+def restore(file: str) -> "str | None":
+    """Take our sysctls back: the `file`, and what was in force before it."""
+    try:
+        Path(file).unlink(missing_ok=True)
+        for name, value in record().get("before", {}).items():
+            if value is not None and _value(name) != value:
+                _place(name).write_text(f"{value}\n")
+        RECORD.unlink(missing_ok=True)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return None
