@@ -20,7 +20,8 @@ from homeport.lab.gpus import TABLE, SimulatedGpu, gpu_table
 class Driver(ABC):
     """One lab machine: `name`, its `address` on the lab's network, and how ssh knows and enters it.
 
-    `radios` are the MAC addresses of its Wi-Fi radios, of which the first is free for the node.
+    `radios` are the MAC addresses of its Wi-Fi radios, of which the first is free for the node;
+    `cards` what the targets file says of its PCI cards, by handle.
     `container` is the Docker container that carries it: the machine itself, or its emulator.
     `lacks` is what it has not, with why, as its targets file says it; `patience` how many times
     longer than a container its steps may take.
@@ -40,6 +41,7 @@ class Driver(ABC):
         ssh_key: Path,
         gpus: tuple[SimulatedGpu, ...] = (),
         radios: tuple[str, ...] = (),
+        cards: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         self.engine = engine
         self.name = name
@@ -49,6 +51,7 @@ class Driver(ABC):
         self.ssh_key = ssh_key
         self.gpus = gpus
         self.radios = radios
+        self.cards = cards
 
     @abstractmethod
     def run(

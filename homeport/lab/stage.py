@@ -24,8 +24,9 @@ from homeport.lab.engine import Engine, Network
 from homeport.lab.machine import Neighbour, client_key, machine, neighbour
 from homeport.lab.sources import Sources, sources
 from homeport.lab.targets import write_targets
-from homeport.lab.vm.machine import virtual_machine
-from homeport.pins import Gpu, HubRepo, Image, Radio, find
+from homeport.lab.vm.emulator import Hardware
+from homeport.lab.vm.machine import DESKSIDE, virtual_machine
+from homeport.pins import Card, Gpu, HubRepo, Image, Radio, find
 from homeport.spec import Spec
 from homeport.wheel import REQUIREMENTS, download_wheels
 
@@ -158,16 +159,19 @@ def stage(
     inventory: Path,
     *,
     on: Kind = "container",
+    hardware: Hardware = DESKSIDE,
     release: str = "trixie",
     hub: Path | None = None,
     progress: Progress = quiet,
 ) -> Iterator[Stage]:
     """Everything that a rehearsal of `inventory` stands on, for the length of the block.
 
-    `on` says what its machines are: containers, or virtual machines with a kernel of their own.
+    `on` says what its machines are: containers, or virtual machines with a kernel of their own and
+    with `hardware`.
     `hub` is what the Hub serves, instead of the tiny models in the cache.
     """
     nodes = unbound(inventory)
+    built = hardware if on == "machine" else None
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))
         # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
@@ -188,7 +192,7 @@ def stage(
         key, public = client_key(directory)
         machines = {
             name: stack.enter_context(
-                _bare(on, engine, network, name, node, directory, (key, public), found, release)
+                _bare(built, engine, network, name, node, directory, (key, public), found, release)
             )
             for name, node in nodes.items()
         }
@@ -210,13 +214,13 @@ def stage(
         )
 
 
-def handles(node: Spec, kind: type[Gpu] | type[Radio]) -> tuple[str, ...]:
+def handles(node: Spec, kind: type[Gpu] | type[Card] | type[Radio]) -> tuple[str, ...]:
     """The handles of `kind` that `node` names, each once, in its order."""
     return tuple(dict.fromkeys(pin.handle for pin in find(node, kind)))
 
 
 def _bare(
-    on: Kind,
+    on: "Hardware | None",
     engine: Engine,
     network: Network,
     name: str,
@@ -226,18 +230,20 @@ def _bare(
     found: Sources,
     release: str,
 ) -> AbstractContextManager[Driver]:
-    """The bare machine `name`, with the hardware that `node` asks for."""
+    """The bare machine `name`: a virtual one with the hardware `on`, or a container for None."""
     gpus = handles(node, Gpu)
-    if on == "machine":
+    if on is not None:
         return virtual_machine(
             engine,
             network,
             name,
             directory=directory / name,
+            hardware=on,
             ssh_key=key[0],
             ssh_public=key[1],
             names=found.names,
             gpus=gpus,
+            cards=tuple(dict.fromkeys((*gpus, *handles(node, Card))))[: on.cards],
             radios=bool(handles(node, Radio)),
             progress=found.progress,
         )

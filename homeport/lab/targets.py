@@ -15,6 +15,12 @@ def table(values: Mapping[str, str]) -> str:
     return "{" + ", ".join(pairs) + "}"
 
 
+def nested(tables: Mapping[str, Mapping[str, str]]) -> str:
+    """`tables` as an inline table of inline tables."""
+    pairs = (f"{json.dumps(key)} = {table(values)}" for key, values in tables.items())
+    return "{" + ", ".join(pairs) + "}"
+
+
 def write_targets(
     directory: Path,
     hosts: Mapping[str, Driver],
@@ -41,6 +47,7 @@ def write_targets(
             f"ssh_key = {json.dumps(str(machine.ssh_key))}",
             f"gpus = {table(gpus)}",
             f"radios = {table(radios)}",
+            f"pci = {nested(machine.cards)}",
             f"lacks = {table(machine.lacks if lacks is None else lacks)}",
             "",
         ]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from homeport.lab import rehearse
 from homeport.lab.stage import Stage, stage
-from homeport.lab.vm.machine import VirtualMachine
+from homeport.lab.vm.emulator import Hardware
+from homeport.lab.vm.machine import DESKSIDE, VirtualMachine
 
 HEAD = """\
 from deploys.kernel_cmdline import KernelCmdline, Parameter
@@ -74,9 +75,9 @@ class Box:
 
 
 @contextmanager
-def box(directory: Path, fields: str = "") -> Iterator[Box]:
+def box(directory: Path, fields: str = "", hardware: Hardware = DESKSIDE) -> Iterator[Box]:
     """A bare virtual machine for the length of the block."""
     path = directory / "box.py"
     path.write_text(HEAD + HOSTS.format(fields=fields))
-    with stage(path, on="machine") as made:
+    with stage(path, on="machine", hardware=hardware) as made:
         yield Box(stage=made)

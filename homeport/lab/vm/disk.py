@@ -4,8 +4,12 @@ Made once and kept in the cache; a machine writes into an overlay of its own. GR
 the guest, on a first boot that QEMU loads the kernel for: from then on the disk boots by itself.
 """
 
+import contextlib
 import shutil
 import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +17,8 @@ from homeport.lab import LabError, cache, images
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.engine import Engine
 from homeport.lab.vm import emulator
-from homeport.lab.vm.emulator import BASE
+from homeport.lab.vm.agent import Agent, AgentGone
+from homeport.lab.vm.emulator import BASE, CONSOLE, STAGE, Hardware
 
 # What a fresh Debian server with ssh has, plus the agent that the lab speaks with.
 PACKAGES = (
@@ -35,8 +40,10 @@ FSTAB = f"""\
 UUID={ROOT_UUID} / ext4 errors=remount-ro 0 1
 packages /var/cache/apt/archives 9p trans=virtio,version=9p2000.L,msize=262144,nofail 0 0
 """
-# The console is the machine's owner's wish, and no business of Homeport's: it has to stay.
-GRUB = 'GRUB_TIMEOUT=1\\nGRUB_CMDLINE_LINUX="console=tty0 console=ttyS0"\\nGRUB_TERMINAL=console\\n'
+# What the machine's owner wants, and no business of Homeport's: it has to stay. An emulator without
+# KVM on a busy host ticks too unevenly for the kernel's check of its timer.
+OWNERS = "console=tty0 console=ttyS0 no_timer_check"
+GRUB = f'GRUB_TIMEOUT=1\\nGRUB_CMDLINE_LINUX="{OWNERS}"\\nGRUB_TERMINAL=console\\n'
 HOOKS = (
     *images.BARE,
     f"printf '{FSTAB}' > \"$1\"/etc/fstab".replace("\n", "\\n"),
@@ -50,6 +57,23 @@ printf 'label: dos\\nstart=2048, type=83, bootable\\n' | sfdisk --quiet disk.raw
 mke2fs -q -t ext4 -U {ROOT_UUID} -E offset=1048576,root_owner=0:0 -d root.tar disk.raw \\
     {SIZE_MIB - 1}M
 """
+
+
+INSTALL = "grub-install /dev/vda && update-grub && sync"
+
+# The same system on a logical volume, which GRUB reads and cannot write.
+ON_LVM = f"""\
+set -e
+printf 'label: dos\\nstart=2048, type=8e, bootable\\n' | sfdisk --quiet /dev/vdb
+pvcreate -q /dev/vdb1 && vgcreate -q box /dev/vdb1 && lvcreate -q -l 100%FREE -n root box
+mkfs.ext4 -q -U {ROOT_UUID[:-1]}2 /dev/box/root && mount /dev/box/root /mnt
+tar -C / --one-file-system --exclude=./mnt/* -cf - . | tar -C /mnt -xf -
+sed -i 's|^UUID={ROOT_UUID}|/dev/mapper/box-root|' /mnt/etc/fstab
+for one in dev proc sys; do mount --bind /$one /mnt/$one; done
+chroot /mnt grub-install /dev/vdb && chroot /mnt update-grub
+umount /mnt/dev /mnt/proc /mnt/sys /mnt && sync
+"""
+LVM = (*PACKAGES, "lvm2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +90,32 @@ def plain_disk(engine: Engine, release: str = "trixie", progress: Progress = qui
     name = f"plain-{release}-{cache.key(release, PACKAGES, HOOKS, PARTITION, INSTALL)}"
 
     def build(path: Path) -> None:
-        _build(path, engine, release, progress)
+        seed = _seed(path, engine, release, PACKAGES, progress)
+        with _booted(engine, seed, progress) as agent:
+            _do(agent, INSTALL)
 
     return _disk(cache.entry("disks", name, build, progress))
+
+
+def lvm_disk(engine: Engine, release: str = "trixie", progress: Progress = quiet) -> Disk:
+    """A disk whose root, with /boot, is a logical volume."""
+    name = f"lvm-{release}-{cache.key(release, LVM, HOOKS, PARTITION, ON_LVM)}"
+
+    def build(path: Path) -> None:
+        seed = _seed(path, engine, release, LVM, progress)
+        emulator.run_tool(engine, path, f"truncate -s {SIZE_MIB}M lvm.raw")
+        second = ["-drive", f"file={STAGE}/lvm.raw,format=raw,if=virtio,cache=unsafe"]
+        with _booted(engine, seed, progress, second) as agent:
+            _do(agent, ON_LVM)
+        emulator.run_tool(engine, path, "mv lvm.raw disk.raw")
+
+    return _disk(cache.entry("disks", name, build, progress))
+
+
+def bare_disk(engine: Engine, hardware: Hardware, progress: Progress = quiet) -> Disk:
+    """The disk that `hardware` comes with."""
+    make = lvm_disk if hardware.root == "lvm" else plain_disk
+    return make(engine, progress=progress)
 
 
 def _disk(place: Path) -> Disk:
@@ -81,28 +128,29 @@ def overlay(engine: Engine, disk: Disk, directory: Path, name: str = "disk.qcow2
     emulator.run_tool(engine, directory, f"qemu-img create -q -f qcow2 -F raw -b {inside} {name}")
 
 
-INSTALL = "grub-install /dev/vda && update-grub && sync"
-
-
-def _build(path: Path, engine: Engine, release: str, progress: Progress) -> None:
+def _seed(
+    path: Path, engine: Engine, release: str, packages: tuple[str, ...], progress: Progress
+) -> Disk:
+    """A disk without a boot loader, in the new directory `path`."""
     archive = cache.entry(
         "images",
-        f"machine-{release}-{cache.key(release, PACKAGES, HOOKS)}.tar",
-        lambda to: images.bootstrap(to, release, PACKAGES, HOOKS, progress),
+        f"machine-{release}-{cache.key(release, packages, HOOKS)}.tar",
+        lambda to: images.bootstrap(to, release, packages, HOOKS, progress),
         progress,
     )
     path.mkdir()
     (path / "root.tar").hardlink_to(archive)
     _kernel(archive, path)
-    progress("making a virtual machine's disk (once; about a minute)")
+    progress("making a virtual machine's disk (once; one to three minutes)")
     emulator.run_tool(engine, path, PARTITION)
     (path / "root.tar").unlink()
-    from homeport.lab.vm.machine import booted_once
+    return _disk(path)
 
-    with booted_once(engine, _disk(path), progress) as agent:
-        code, said, errors = agent.run(INSTALL, timeout=600)
-        if code:
-            raise LabError(f"grub-install: {(said + errors).decode(errors='replace')[-1500:]}")
+
+def _do(agent: Agent, script: str) -> None:
+    code, said, errors = agent.run(script, timeout=1200)
+    if code:
+        raise LabError(f"making a disk: {(said + errors).decode(errors='replace')[-1500:]}")
 
 
 def _kernel(archive: Path, to: Path) -> None:
@@ -115,3 +163,46 @@ def _kernel(archive: Path, to: Path) -> None:
                     assert source is not None
                     with (to / name).open("wb") as file:
                         shutil.copyfileobj(source, file)
+
+
+@contextmanager
+def _booted(
+    engine: Engine, base: Disk, progress: Progress = quiet, more: Sequence[str] = ()
+) -> Iterator[Agent]:
+    """Boot `base`, writing to it, with its kernel given by QEMU; the guest's agent. Then power off.
+
+    `more` are further arguments of QEMU's.
+    """
+    directory = base.image.parent
+    accelerated = emulator.acceleration(engine, base.kernel, progress)
+    words = ["qemu-system-x86_64", *accelerated, *Hardware(cards=0, second_nic=False).devices()]
+    words += [*emulator.channels(), "-no-reboot", *more]
+    words += ["-drive", f"file={STAGE}/{base.image.name},format=raw,if=virtio,cache=unsafe"]
+    words += ["-kernel", f"{STAGE}/{base.kernel.name}", "-initrd", f"{STAGE}/{base.initrd.name}"]
+    words += ["-nic", "none", "-append", f"'root=UUID={ROOT_UUID} ro {OWNERS}'"]
+    container = f"homeport-lab-disk-{directory.parent.name.strip('.')}"
+    agent = Agent(directory / "agent")
+    try:
+        emulator.create(engine, container, directory, ["--network", "none"], " ".join(words))
+        engine.docker("start", container)
+        _wait_for_agent(agent, directory)
+        yield agent
+        with contextlib.suppress(AgentGone):
+            agent.run("systemctl poweroff")
+        engine.docker("wait", container, timeout=300)
+    finally:
+        engine.run("rm", "--force", "--volumes", container)
+    for name in ("agent", "monitor", CONSOLE):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _wait_for_agent(agent: Agent, directory: Path, timeout: float = 300) -> None:
+    """Wait until the guest's agent answers; `LabError` with its console after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not agent.alive():
+        if time.monotonic() > deadline:
+            with contextlib.suppress(OSError):
+                shown = (directory / CONSOLE).read_text(errors="replace")[-3000:]
+                raise LabError(f"the machine did not boot within {timeout:g} s\n{shown}")
+            raise LabError(f"the machine did not boot within {timeout:g} s")
+        time.sleep(0.5)

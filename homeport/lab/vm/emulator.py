@@ -7,6 +7,7 @@ is tried and not inferred from a file; else QEMU translates code, five to ten ti
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from homeport.lab import LabError, cache, images
 from homeport.lab.cache import Progress, quiet
@@ -24,7 +25,10 @@ PACKAGES = (
     "python3",
 )
 STAGE = "/stage"  # in the container: the machine's own directory
+CONSOLE = "console.log"
 BASE = "/base"  # in the container: the disks that it builds upon, read-only
+
+FIRST_CARD = 0x8  # the slot of the first card's root port
 
 # Translating: a model of CPU that every kernel boots on; `max` has crashed Debian 13's early boot.
 TRANSLATING = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Haswell-v4")
@@ -33,19 +37,31 @@ KVM = ("-accel", "kvm", "-cpu", "host")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """What is in the box. `cards` display devices, identical, each behind a root port of its own.
+    """What is in the box. `root` says what its file system lies on.
 
-    `port_before` puts another root port before them, which shifts their addresses. A card has a
-    second function, its audio device. `second_nic` is in an IOMMU group of its own; `beside` puts
-    a second NIC on the first card's port instead, so that both share a group.
+    `cards` display devices, identical, each behind a root port of its own, with an audio device as
+    a second function. `port_before` puts another root port before them, which shifts their
+    addresses. `second_nic` is in an IOMMU group of its own.
     """
 
+    root: Literal["plain", "lvm"] = "plain"
     memory_mib: int = 4096
     cpus: int = 2
     cards: int = 2
     port_before: bool = False
     second_nic: bool = True
     watchdog: bool = True
+
+    def card(self, number: int) -> dict[str, str]:
+        """What a targets file says of display device `number`."""
+        slot = FIRST_CARD + number
+        bus = 1 + self.port_before + number  # firmware and kernel count in the order of the slots
+        return {
+            "address": f"0000:{bus:02x}:00.0",
+            "id": "1234:1111",
+            "subsystem": "1af4:1100",
+            "place": f"pci0000:00/{slot:02x}.0/00.0",
+        }
 
     def devices(self) -> list[str]:
         """QEMU's arguments for all of it."""
@@ -57,7 +73,7 @@ class Hardware:
             words += ["-netdev", "user,id=extra,restrict=on"]
         for number in range(self.cards):
             port = f"card{number}"
-            words += _port(port, 0x8 + number)
+            words += _port(port, FIRST_CARD + number)
             words += _device(f"bochs-display,bus={port},addr=0.0,multifunction=on,romfile=")
             words += _device(f"intel-hda,bus={port},addr=0.1")
         if self.second_nic:
@@ -77,14 +93,14 @@ def _port(name: str, slot: int) -> list[str]:
     return _device(f"pcie-root-port,id={name},chassis={slot},slot={slot},addr={slot:#x}")
 
 
-def channels(console: str) -> list[str]:
+def channels() -> list[str]:
     """QEMU's arguments for the ways in: guest agent, monitor, and the log of the serial console."""
     return [
         *("-device", "virtio-serial-pci,addr=0x1e"),
         *("-chardev", f"socket,id=agent,path={STAGE}/agent,server=on,wait=off"),
         *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
         *("-qmp", f"unix:{STAGE}/monitor,server=on,wait=off"),
-        *("-chardev", f"file,id=console,path={STAGE}/{console},append=on"),
+        *("-chardev", f"file,id=console,path={STAGE}/{CONSOLE},append=on"),
         *("-serial", "chardev:console"),
     ]
 
@@ -131,3 +147,13 @@ def run_tool(engine: Engine, directory: Path, script: str, *, timeout: float = 6
         said = (done.stderr + done.stdout).decode(errors="replace").strip()
         raise LabError(f"making a disk: {said[-1500:]}")
     return done.stdout.decode(errors="replace").strip()
+
+
+def create(engine: Engine, container: str, directory: Path, words: list[str], script: str) -> None:
+    """Make the container of an emulator that runs `script`; `words` are further arguments."""
+    fixed = ["create", "--name", container, *engine.labels, "--stop-timeout", "0"]
+    fixed += ["--volume", f"{directory}:{STAGE}"]
+    fixed += ["--volume", f"{cache.directory('disks')}:{BASE}:ro"]
+    if "-accel kvm" in script:
+        fixed += ["--device", "/dev/kvm"]
+    engine.docker(*fixed, *words, image(engine), "sh", "-euc", script)

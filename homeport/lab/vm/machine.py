@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from homeport.lab import LabError, cache
+from homeport.lab import LabError
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.driver import Driver
 from homeport.lab.engine import Engine, Network
@@ -19,8 +19,7 @@ from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.machine import archive, firmware, key_pair, packages
 from homeport.lab.vm import disk, emulator
 from homeport.lab.vm.agent import Agent, AgentGone
-from homeport.lab.vm.disk import Disk
-from homeport.lab.vm.emulator import BASE, STAGE, Hardware
+from homeport.lab.vm.emulator import CONSOLE, STAGE, Hardware
 
 # What QEMU cannot give: the display devices stand for GPUs, and the driver's view is simulated.
 LACKS = {
@@ -29,7 +28,6 @@ LACKS = {
 # mac80211_hwsim numbers its radios; the second is for the clients of the node's network.
 RADIOS = ("02:00:00:00:00:00", "02:00:00:00:01:00")
 MAC = "52:54:00:12:34:01"
-CONSOLE = "console.log"
 DESKSIDE = Hardware()
 
 # Puts the machine on the lab's network: its card and the container's are on one bridge.
@@ -61,6 +59,8 @@ class VirtualMachine(Driver):
         super().__init__(**common)
         self.directory = directory
         self.agent = Agent(directory / "agent")
+        self.words: list[str] = []
+        self.accelerated: tuple[str, ...] = ()
 
     def run(
         self, command: str, *, timeout: float = 300, stdin: bytes | None = None
@@ -102,6 +102,12 @@ class VirtualMachine(Driver):
     def start(self, *, timeout: float = 120) -> None:
         self.power_on()
         self.wait_for_boot(timeout=timeout)
+
+    def fit(self, hardware: Hardware) -> None:
+        """Have a machine that is off consist of `hardware`, with the disk that it has."""
+        self.engine.run("rm", "--force", "--volumes", self.container)
+        script = command_line(hardware, self.accelerated)
+        emulator.create(self.engine, self.container, self.directory, self.words, script)
 
     def power_on(self) -> None:
         """Start the emulator, and wait for nothing."""
@@ -175,20 +181,20 @@ def virtual_machine(
     directory: Path,
     ssh_key: Path,
     ssh_public: str,
-    base: Disk | None = None,
     hardware: Hardware = DESKSIDE,
     names: dict[str, str] | None = None,
     gpus: tuple[str, ...] = (),
+    cards: tuple[str, ...] = (),
     radios: bool = False,
     progress: Progress = quiet,
 ) -> Iterator[VirtualMachine]:
     """A booted virtual machine on `network` with a bare Debian, for the length of the block.
 
-    Its disk is an overlay on `base` in `directory`, which the caller takes away. `names` are names
-    to addresses for its /etc/hosts, `gpus` the handles of its simulated GPUs, `radios` says that it
-    has two simulated Wi-Fi radios.
+    Its disk is an overlay in `directory`, which the caller takes away. `names` are names
+    to addresses for its /etc/hosts, `gpus` the handles of its simulated GPUs, `cards` those
+    of its display devices, `radios` says that it has two simulated Wi-Fi radios.
     """
-    base = base or disk.plain_disk(engine, progress=progress)
+    base = disk.bare_disk(engine, hardware, progress)
     directory.mkdir(parents=True, exist_ok=True)
     disk.overlay(engine, base, directory)
     container, address = f"{network.name}-{name}", network.address()
@@ -202,14 +208,16 @@ def virtual_machine(
         ssh_key=ssh_key,
         gpus=simulated,
         radios=RADIOS if radios else (),
+        cards={name: hardware.card(number) for number, name in enumerate(cards)},
         directory=directory,
     )
     with packages("trixie", container, engine) as shared:
         try:
             accelerated = emulator.acceleration(engine, base.kernel, progress)
-            words = ["--network", network.name, "--ip", address, "--cap-add", "NET_ADMIN"]
-            words += ["--device", "/dev/net/tun", "--volume", f"{shared}:/packages"]
-            create(engine, container, directory, words, command_line(hardware, accelerated))
+            made.words = ["--network", network.name, "--ip", address, "--cap-add", "NET_ADMIN"]
+            made.words += ["--device", "/dev/net/tun", "--volume", f"{shared}:/packages"]
+            made.accelerated = accelerated
+            made.fit(hardware)
             progress(f"booting the virtual machine {name} ({accelerated[1].split(',')[0]})")
             made.power_on()
             made.wait_until("true", timeout=60, what="the machine does not boot")
@@ -260,61 +268,10 @@ def lan(made: VirtualMachine, network: Network, *, radios: bool) -> dict[str, tu
 
 def command_line(hardware: Hardware, accelerated: tuple[str, ...]) -> str:
     """The shell script that the machine's container runs: the network, then QEMU in its place."""
-    words = ["qemu-system-x86_64", *accelerated, *hardware.devices(), *emulator.channels(CONSOLE)]
+    words = ["qemu-system-x86_64", *accelerated, *hardware.devices(), *emulator.channels()]
     words += ["-drive", f"file={STAGE}/disk.qcow2,if=none,id=disk,cache=unsafe,discard=unmap"]
     words += ["-device", "virtio-blk-pci,drive=disk,addr=0x2,bootindex=0"]
     words += ["-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no"]
     words += ["-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=,addr=0x3"]
     words += ["-virtfs", "local,path=/packages,mount_tag=packages,security_model=none"]
     return f"{BRIDGE}rm -f {STAGE}/agent {STAGE}/monitor\nexec {' '.join(words)}"
-
-
-def create(engine: Engine, container: str, directory: Path, words: list[str], script: str) -> None:
-    """Make the container of an emulator that runs `script`; `words` are further arguments."""
-    fixed = ["create", "--name", container, *engine.labels, "--stop-timeout", "0"]
-    fixed += ["--volume", f"{directory}:{STAGE}"]
-    fixed += ["--volume", f"{cache.directory('disks')}:{BASE}:ro"]
-    if "-accel kvm" in script:
-        fixed += ["--device", "/dev/kvm"]
-    engine.docker(*fixed, *words, emulator.image(engine), "sh", "-euc", script)
-
-
-@contextmanager
-def booted_once(engine: Engine, base: Disk, progress: Progress = quiet) -> Iterator[Agent]:
-    """Boot `base`, writing to it, with its kernel given by QEMU; the guest's agent. Then power off.
-
-    For disks in the making: there is no boot loader yet.
-    """
-    directory = base.image.parent
-    accelerated = emulator.acceleration(engine, base.kernel, progress)
-    words = ["qemu-system-x86_64", *accelerated, *Hardware(cards=0, second_nic=False).devices()]
-    words += [*emulator.channels(CONSOLE), "-no-reboot"]
-    words += ["-drive", f"file={STAGE}/{base.image.name},format=raw,if=virtio,cache=unsafe"]
-    words += ["-kernel", f"{STAGE}/{base.kernel.name}", "-initrd", f"{STAGE}/{base.initrd.name}"]
-    words += ["-nic", "none", "-append", f"'root=UUID={disk.ROOT_UUID} ro console=ttyS0'"]
-    container = f"homeport-lab-disk-{directory.parent.name.strip('.')}"
-    agent = Agent(directory / "agent")
-    try:
-        create(engine, container, directory, ["--network", "none"], " ".join(words))
-        engine.docker("start", container)
-        wait_for_agent(agent, directory)
-        yield agent
-        with contextlib.suppress(AgentGone):
-            agent.run("systemctl poweroff")
-        engine.docker("wait", container, timeout=300)
-    finally:
-        engine.run("rm", "--force", "--volumes", container)
-    for name in ("agent", "monitor", CONSOLE):
-        (directory / name).unlink(missing_ok=True)
-
-
-def wait_for_agent(agent: Agent, directory: Path, timeout: float = 300) -> None:
-    """Wait until the guest's agent answers; `LabError` with its console after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not agent.alive():
-        if time.monotonic() > deadline:
-            with contextlib.suppress(OSError):
-                shown = (directory / CONSOLE).read_text(errors="replace")[-3000:]
-                raise LabError(f"the machine did not boot within {timeout:g} s\n{shown}")
-            raise LabError(f"the machine did not boot within {timeout:g} s")
-        time.sleep(0.5)
