@@ -1,5 +1,6 @@
 """A new command line on a real kernel, by a real boot loader: kept, or taken back unattended."""
 
+import pathlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from homeport.lab import LabError
+from homeport.lab.vm.emulator import Hardware
 from tests.lab.box import Box, box, cmdline
 
 pytestmark = pytest.mark.machine
@@ -148,6 +150,19 @@ def _shows(made: Box, command: str) -> bool:
         return made.machine.run(command, timeout=4).returncode == 0
     except LabError:
         return False  # on its way down or up nobody answers
+
+
+def test_where_grub_cannot_clear_its_mark_the_change_is_refused(
+    tmp_path: pathlib.Path,
+) -> None:
+    with box(tmp_path, cmdline(GOOD, TRIAL_SECONDS), Hardware(root="lvm")) as one:
+        before = one.machine.succeed("sha256sum /boot/grub/grub.cfg /boot/grub/grubenv")
+        code, said, _ = one.converge()
+        assert code == 1, said
+        assert "lies on lvm" in said
+        assert "nothing was changed" in said
+        assert one.machine.succeed("sha256sum /boot/grub/grub.cfg /boot/grub/grubenv") == before
+        one.machine.succeed(TRACES)
 
 
 def test_what_is_dropped_is_gone_again(made: Box) -> None:
