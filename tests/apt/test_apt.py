@@ -37,6 +37,15 @@ def test_lists_are_fetched_when_absent_or_older_than_a_day(
     assert ("\nrefresh || stop\n" in command) is fetched
 
 
+@pytest.mark.parametrize(("version", "done"), [("8.14", False), ("8.15", True), ("8.13", True)])
+def test_a_package_in_a_version(version: str, done: bool) -> None:
+    command = install_command([f"curl={version}"], FRESH)
+    assert (command is not None) is done
+    if command:
+        assert f" --allow-downgrades --allow-change-held-packages curl={version}" in command
+    assert "--allow" not in (install_command(["jq"], FRESH) or "--allow")
+
+
 def test_only_the_missing_are_installed_and_the_wait_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
