@@ -21,10 +21,12 @@ from deploys.llama_server import API_KEY, LlamaServer
 from deploys.llama_server import CONTAINER_PORT as ENGINE_PORT
 from deploys.llama_server import SERVICE as ENGINE
 from deploys.llama_server import service as llama_server_service
+from deploys.nvidia_containers import NvidiaContainers
 from deploys.open_webui import Around, OpenWebui
 from deploys.open_webui import service as open_webui_service
 from deploys.secrets import Secrets, SecretSource
 from deploys.stack import Stack
+from homeport.pins import Gpu
 from homeport.spec import Spec, fail
 
 
@@ -36,6 +38,7 @@ class Node(Spec):
 
     name: str
     base: Base = field(default_factory=lambda: Base())
+    nvidia_containers: NvidiaContainers | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None
     llama_server: LlamaServer | None = None
@@ -95,6 +98,11 @@ class Node(Spec):
         """The port on the node's loopback of every capability that a site can lead to."""
         offering = {"llama_server": self.llama_server, "open_webui": self.open_webui}
         return {stem: spec.port for stem, spec in offering.items() if spec is not None}
+
+    @property
+    def container_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that are handed to containers."""
+        return self.llama_server.gpus if self.llama_server else ()
 
     @property
     def names(self) -> tuple[str, ...]:
