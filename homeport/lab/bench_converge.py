@@ -102,6 +102,7 @@ def settings(on: Stage) -> dict[str, str]:
         "MODEL_COMMIT": lock.repos[f"{repo.repo}@{repo.revision}"].commit,
         "HF_ENDPOINT": on.sources.hub,
         "PIP_INDEX_URL": on.sources.pypi,
+        "TOOLKIT": next(iter(on.sources.apt.values())),
         "CA_CERTIFICATE": on.sources.authority.certificate,
     }
 

@@ -9,6 +9,7 @@
 #   LLAMA_IMAGE, WEBUI_IMAGE   images, with registry and digest
 #   GPUS                       UUIDs of both GPUs, with a comma between
 #   MODEL_COMMIT               commit of the model's repository
+#   TOOLKIT                    where NVIDIA's container toolkit is
 #   HF_ENDPOINT, PIP_INDEX_URL, CA_CERTIFICATE
 #                              other places than the public ones to fetch from, and whom to trust
 set -euo pipefail
@@ -80,9 +81,12 @@ WantedBy=docker.service
 END
 systemctl enable homeport-docker-guard.service
 
+curl -fsS "$TOOLKIT/gpgkey" -o /usr/share/keyrings/nvidia-container-toolkit.asc
+echo "deb [signed-by=/usr/share/keyrings/nvidia-container-toolkit.asc] $TOOLKIT/stable/deb/\$(ARCH) /" \
+    > /etc/apt/sources.list.d/nvidia-container-toolkit.list
 apt-get update -q
 apt-get install -q -y --no-install-recommends ca-certificates curl iproute2 python3 python3-venv \
-    tzdata systemd-timesyncd nftables docker.io docker-cli docker-compose caddy
+    tzdata systemd-timesyncd nftables docker.io docker-cli docker-compose caddy nvidia-container-toolkit
 
 docker pull --quiet "$WEBUI_IMAGE" &
 webui_pull=$!

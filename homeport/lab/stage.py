@@ -17,7 +17,7 @@ from homeport.inventory import unbound
 from homeport.lab import LabError, cache
 from homeport.lab import engine as engines
 from homeport.lab.cache import Progress, quiet
-from homeport.lab.content import llama_image, model, open_webui_image
+from homeport.lab.content import apt_repository, llama_image, model, open_webui_image
 from homeport.lab.engine import Engine
 from homeport.lab.machine import Machine, Neighbour, client_key, machine, neighbour
 from homeport.lab.sources import Sources, sources
@@ -129,6 +129,17 @@ def wheels(release: str, progress: Progress = quiet) -> Path:
     return cache.entry("wheels", name, build, progress)
 
 
+def pins(nodes: dict[str, Spec]) -> tuple[str, ...]:
+    """The packages that `nodes` want in one version from a maker's repository: "name=version"."""
+    wanted = {pin for node in nodes.values() for spec in find(node, Spec) for pin in _pins(spec)}
+    return tuple(sorted(wanted))
+
+
+def _pins(spec: Spec) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(spec, "pins", ())
+    return found
+
+
 def push_images(nodes: dict[str, Spec], found: Sources, progress: Progress = quiet) -> None:
     """Put every image that `nodes` name into the lab's registry, building what is not there."""
     names = {image.name for node in nodes.values() for image in find(node, Image)}
@@ -160,6 +171,7 @@ def stage(
     `hub` is what the Hub serves, instead of the tiny models in the cache.
     """
     nodes = unbound(inventory)
+    packages = pins(nodes)
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))
         # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
@@ -173,6 +185,7 @@ def stage(
                 network,
                 hub_root=hub or hub_root(nodes, progress),
                 wheels=wheels(release, progress),
+                packages=apt_repository.repository(packages, progress) if packages else None,
                 progress=progress,
             )
         )
@@ -189,6 +202,7 @@ def stage(
                     release=release,
                     names=found.names,
                     gpus=tuple(dict.fromkeys(pin.handle for pin in find(node, Gpu))),
+                    hook=not packages,
                     progress=progress,
                 )
             )
