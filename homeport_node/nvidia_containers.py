@@ -19,6 +19,7 @@ LISTS = Path("/etc/apt/sources.list.d")
 DESCRIPTIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 KEY_LIMIT = 1 << 20  # bytes: an OpenPGP key of one owner has a few thousand
 PUBLIC_KEY, USER_ID, PUBLIC_SUBKEY, SIGNATURE = 6, 13, 14, 2
+DEVICE = re.compile(r"""["']?path["']?:\s*["']?(/dev/nvidia[^"'\s,]+)""")
 HOST_PATH = re.compile(r"""["']?hostPath["']?:\s*["']?(/[^"'\s,]+)""")
 
 
@@ -146,11 +147,24 @@ def held(packages: "list[str]") -> "list[str]":
     return sorted(pair[1] for pair in pairs if pair[0] == "hold")
 
 
+def link_of(device: str) -> str:
+    """The link in /dev/char by which systemd knows a device node; the node itself without one."""
+    try:
+        number = os.stat(device).st_rdev
+    except OSError:
+        return device
+    return f"/dev/char/{os.major(number)}:{os.minor(number)}"
+
+
 def gone() -> "list[str]":
     """Files of this machine that a description names, and that are not there (any more): a
-    container that is given such a device does not start."""
+    container that is given such a device does not start. And links in /dev/char: without them
+    Debian 12's runc leaves a device to be taken at the next `systemctl daemon-reload`."""
     texts = [read(path) or "" for folder in DESCRIPTIONS for path in sorted(folder.glob("*"))]
-    paths = {path for text in texts if "nvidia.com/gpu" in text for path in HOST_PATH.findall(text)}
+    paths = set()
+    for text in texts:
+        if "nvidia.com/gpu" in text:
+            paths |= {*HOST_PATH.findall(text), *map(link_of, DEVICE.findall(text))}
     return sorted(path for path in paths if not Path(path).exists())
 
 

@@ -14,11 +14,16 @@ does nothing at all any more.
   (NVIDIA/nvidia-container-toolkit#48). In Compose that is a reservation with the driver `cdi`:
   `devices: [nvidia.com/gpu=…]` would be shorter, and Compose before 2.30 takes it for a path.
 - *NVIDIA's runtime* (Docker 20.10 to 24): the toolkit's runtime, from 1.18 on, makes the same
-  changes to the specification itself before runc reads it, with the same effect. It is the one key
+  changes to the specification itself before runc reads it, with the same effect (its mode jit-cdi,
+  the default since NVIDIA/nvidia-container-toolkit#910). It is the one key
   that we add to daemon.json, by the capability docker, which writes that file; Docker is restarted
   for it under that capability's rules.
 - Docker's own `driver: nvidia`, a hook that adds the devices behind systemd's back, is used only
   where neither is there, which is where this capability is not wanted.
+
+Both need a link in /dev/char for every device node with runc 1.1.3 to 1.1.6, which is Debian 12's:
+without one runc tells systemd nothing of the device (opencontainers/runc#3842), and NVIDIA's driver
+makes none. The toolkit does, asked by our unit.
 
 `native.cgroupdriver=cgroupfs`, the other cure, is not used: see the capability docker.
 
@@ -28,7 +33,8 @@ homeport-nvidia-cdi.service writes the same file before Docker starts. A descrip
 GPU of the inventory, or names a file that is gone (an upgraded driver), is made anew.
 
 How it fails: a key that is not the pinned one, a version that the repository has not, a GPU that
-the driver does not list: each stops the run and says so.
+the driver does not list: each stops the run and says so. A key that NVIDIA prolonged since has the
+same fingerprint: where apt calls ours expired, remove the keyring, and converge.
 
 Undo: `nvidia_containers = None` removes the list, the key, the hold, the unit and our key in
 daemon.json. Packages stay, and the description until the next boot.

@@ -8,9 +8,9 @@ from homeport.spec import Spec
 from homeport.targets import Sources
 
 REPOSITORY = "https://nvidia.github.io/libnvidia-container"
-# Of the key REPOSITORY/gpgkey. The signature of REPOSITORY/stable/deb/amd64/InRelease names it as
-# its issuer (subpacket 33 of RFC 9580, read out of the file of November 2024), and others who
-# pinned it have the same: GoogleCloudDataproc/initialization-actions, gpu/install_gpu_driver.sh.
+# Of the key REPOSITORY/gpgkey, "NVIDIA CORPORATION (Open Source Projects)". The signature of
+# REPOSITORY/stable/deb/amd64/InRelease names it as its issuer (subpacket 33 of RFC 9580, read out
+# of the file of November 2024), and so does NVIDIA in NVIDIA/libnvidia-container#109.
 FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
 PACKAGES = (
     "libnvidia-container-tools",

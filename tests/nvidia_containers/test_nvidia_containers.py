@@ -177,6 +177,9 @@ containerEdits:
     hostPath: {there}
   - hostPath: /no/such/file
     containerPath: /x
+  deviceNodes:
+  - path: /dev/nvidia-no-such
+    hostPath: /dev/null
 """
 
 
@@ -187,7 +190,12 @@ def test_a_description_of_files_that_are_gone(
     (tmp_path / "other.yaml").write_text("kind: x.example/y\nhostPath: /nor/this\n")
     assert aboard.gone() == []
     (tmp_path / "nvidia.yaml").write_text(YAML.format(there=tmp_path))
-    assert aboard.gone() == ["/no/such/file"]
+    assert aboard.gone() == ["/dev/nvidia-no-such", "/no/such/file"]
+
+
+def test_a_device_is_known_by_its_number() -> None:
+    assert aboard.link_of("/dev/null") == "/dev/char/1:3"
+    assert aboard.DEVICE.findall('- path: "/dev/nvidia0"\n  hostPath: /dev/x\n') == ["/dev/nvidia0"]
 
 
 @pytest.mark.parametrize(
