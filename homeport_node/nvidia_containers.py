@@ -150,7 +150,7 @@ def held(packages: "list[str]") -> "list[str]":
 def link_of(device: str) -> str:
     """The link in /dev/char by which systemd knows a device node; the node itself without one."""
     try:
-        number = os.stat(device).st_rdev
+        number = Path(device).stat().st_rdev
     except OSError:
         return device
     return f"/dev/char/{os.major(number)}:{os.minor(number)}"
