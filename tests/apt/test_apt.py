@@ -84,8 +84,8 @@ def test_a_node_without_python_gets_everything() -> None:
 
 
 def test_a_half_installed_package_is_not_installed() -> None:
-    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\n"
-    assert installed_versions(shown) == {"curl": "8.14"}
+    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\nhi \theld\t1\nhU \tcut\t1\n"
+    assert installed_versions(shown) == {"curl": "8.14", "held": "1"}
 
 
 @pytest.mark.parametrize("name", ["python3-venv", "libstdc++6", "docker.io", "jq"])
