@@ -28,7 +28,8 @@ makes none. The toolkit does, asked by our unit.
 `native.cgroupdriver=cgroupfs`, the other cure, is not used: see the capability docker.
 
 **At boot** the toolkit's own nvidia-cdi-refresh.service runs after multi-user.target, when Docker
-has long tried to start the containers, and /var/run/cdi is empty until then. So
+has long tried to start the containers, and /var/run/cdi is empty until then; a unit of multi-user
+that waited for it would make a circle, which systemd breaks by not starting one of them. So
 homeport-nvidia-cdi.service writes the same file before Docker starts. A description that lacks a
 GPU of the inventory, or names a file that is gone (an upgraded driver), is made anew.
 
@@ -53,6 +54,6 @@ __all__ = ["CAPABILITY", "NvidiaContainers", "apply", "daemon_values"]
 CAPABILITY = Capability(
     summary="NVIDIA's container toolkit by a pinned key and version, GPUs for containers by CDI or "
     "NVIDIA's runtime",
-    proof="unit",
-    unproven="NVIDIA's own packages and a real GPU",
+    proof="container",
+    unproven="NVIDIA's own packages and repository, and a real GPU: the lab has stand-ins",
 )

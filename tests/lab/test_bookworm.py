@@ -75,6 +75,25 @@ def test_it_is_verified(bookworm: Stage) -> None:
     assert json.loads(to.read_text())["ok"]
 
 
+def test_gpus_come_from_nvidias_runtime_and_stay(bookworm: Stage) -> None:
+    """Docker 20.10 has no CDI; its runc knows a device only by its link in /dev/char."""
+    engine = "iona-llama-server-1"
+    inspect = f"docker inspect -f '{{{{.HostConfig.Runtime}}}} {{{{.Id}}}}' {engine}"
+    runtime, container = bookworm.machine.succeed(inspect).split()
+    assert runtime == "nvidia"
+    bookworm.machine.succeed("systemctl daemon-reload")
+    listed = bookworm.machine.succeed(f"docker exec {engine} nvidia-smi -L")
+    assert all(gpu.uuid in listed for gpu in bookworm.machine.gpus)
+    # Where the links are not, a container loses its GPUs: so the check of them can fail.
+    bookworm.machine.succeed("rm /dev/char/1:20*")
+    bookworm.machine.succeed(f"docker restart {container} && systemctl daemon-reload")
+    assert "Failed to initialize NVML" in bookworm.machine.fail(
+        f"docker exec {engine} nvidia-smi -L"
+    )
+    assert pending(bookworm) == ["GPUs for containers | GPUs described"]
+    bookworm.machine.succeed(f"systemctl restart homeport-nvidia-cdi && docker restart {container}")
+
+
 def test_a_second_run_changes_nothing(bookworm: Stage) -> None:
     before = containers(bookworm)
     assert pending(bookworm) == []
