@@ -77,21 +77,21 @@ def test_it_is_verified(bookworm: Stage) -> None:
 
 def test_gpus_come_from_nvidias_runtime_and_stay(bookworm: Stage) -> None:
     """Docker 20.10 has no CDI; its runc knows a device only by its link in /dev/char."""
-    engine = "iona-llama-server-1"
-    inspect = f"docker inspect -f '{{{{.HostConfig.Runtime}}}} {{{{.Id}}}}' {engine}"
-    runtime, container = bookworm.machine.succeed(inspect).split()
-    assert runtime == "nvidia"
+    label = "label=com.docker.compose.service=llama-server"
+    engine = bookworm.machine.succeed(f"docker ps -q --filter {label}")
+    inspect = f"docker inspect -f '{{{{.HostConfig.Runtime}}}}' {engine}"
+    assert bookworm.machine.succeed(inspect) == "nvidia"
     bookworm.machine.succeed("systemctl daemon-reload")
     listed = bookworm.machine.succeed(f"docker exec {engine} nvidia-smi -L")
     assert all(gpu.uuid in listed for gpu in bookworm.machine.gpus)
     # Where the links are not, a container loses its GPUs: so the check of them can fail.
     bookworm.machine.succeed("rm /dev/char/1:20*")
-    bookworm.machine.succeed(f"docker restart {container} && systemctl daemon-reload")
+    bookworm.machine.succeed(f"docker restart {engine} && systemctl daemon-reload")
     assert "Failed to initialize NVML" in bookworm.machine.fail(
         f"docker exec {engine} nvidia-smi -L"
     )
     assert pending(bookworm) == ["GPUs for containers | GPUs described"]
-    bookworm.machine.succeed(f"systemctl restart homeport-nvidia-cdi && docker restart {container}")
+    bookworm.machine.succeed(f"systemctl restart homeport-nvidia-cdi && docker restart {engine}")
 
 
 def test_a_second_run_changes_nothing(bookworm: Stage) -> None:
