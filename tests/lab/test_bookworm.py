@@ -90,8 +90,10 @@ def test_gpus_come_from_nvidias_runtime_and_stay(bookworm: Stage) -> None:
     assert "Failed to initialize NVML" in bookworm.machine.fail(
         f"docker exec {engine} nvidia-smi -L"
     )
-    assert pending(bookworm) == ["GPUs for containers | GPUs described"]
+    assert "GPUs for containers | GPUs described" in pending(bookworm)
     bookworm.machine.succeed(f"systemctl restart homeport-nvidia-cdi && docker restart {engine}")
+    health = f"docker inspect -f '{{{{.State.Health.Status}}}}' {engine}"
+    bookworm.machine.wait_until(f"{health} | grep -qx healthy", timeout=120)
 
 
 def test_a_second_run_changes_nothing(bookworm: Stage) -> None:
