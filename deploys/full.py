@@ -16,6 +16,7 @@ from deploys import (
     kernel_cmdline,
     llama_server,
     lockup_recovery,
+    nvidia_containers,
     open_webui,
     reboot,
     secrets,
@@ -37,7 +38,14 @@ reboot.apply(data=host.data, vfio=node.vfio, trial_seconds=node.trial_seconds)
 kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
 lockup_recovery.apply(spec=node.lockup_recovery)
 vfio.prove(spec=node.vfio)
-docker.apply(spec=node.docker, target=target)
+nvidia_containers.apply(
+    spec=node.nvidia_containers, gpus=node.container_gpus, target=target
+)  # before Docker, which looks for it when it starts
+docker.apply(
+    spec=node.docker,
+    target=target,
+    without_cdi=nvidia_containers.daemon_values(node.nvidia_containers),
+)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
 aboard.apply(spec=node.aboard, target=target)
@@ -45,8 +53,9 @@ secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
 caddy.apply(spec=node.caddy, backends=node.backends)
 hotspot.apply(spec=node.hotspot, names=node.names)
-# After everything that installs a package or a unit: systemd then reads its units anew, which can
-# take the GPUs from containers that run (NVIDIA/nvidia-container-toolkit#48).
+# After everything that installs a package or a unit: systemd then reads its units anew, which takes
+# the GPUs from containers that run where Docker's hook gives them (NVIDIA/nvidia-container-toolkit
+# #48): on a node without nvidia_containers.
 stack.apply(spec=node.stack, lacks=tuple(target.lacks))
 open_webui.apply(spec=node.open_webui, around=node.around_open_webui)
 hf_models.prune(spec=node.hf_models)

@@ -204,14 +204,13 @@ def service(spec: LlamaServer, models_directory: str, commit: str = "") -> Servi
 
 
 class GpuState(NodeFact):
-    """{"gpus": ["GPU-…"], "driver_words": "", "docker": "26.1.5",
-    "hook": "/usr/bin/nvidia-container-runtime-hook", "cdi": false}"""
+    """{"gpus": ["GPU-…"], "driver_words": "", "way": "cdi",
+    "hook": "/usr/bin/nvidia-container-runtime-hook"}
+
+    `way` is that of `homeport_node.common.gpu_way`, `hook` what a running dockerd finds.
+    """
 
     stem = "llama_server"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text.split("+", 1)[0])[:2])
 
 
 def missing(gpus: tuple[Gpu, ...], seen: dict[str, Any]) -> tuple[str, str] | None:
@@ -224,16 +223,14 @@ def missing(gpus: tuple[Gpu, ...], seen: dict[str, Any]) -> tuple[str, str] | No
         listed = ", ".join(seen.get("gpus", [])) or seen.get("driver_words") or "none"
         return (
             f"llama_server.gpus: this node does not list {names}; nvidia-smi -L says: {listed}",
-            "install NVIDIA's driver and container toolkit, or put the UUIDs that "
-            "`bin/homeport probe` prints into the targets file",
+            "install NVIDIA's driver, or put the UUIDs that `bin/homeport probe` prints into the "
+            "targets file",
         )
-    # Docker hands GPUs over through the toolkit's hook, from 29.2 through CDI as well.
-    through_cdi = seen["cdi"] and _version(seen["docker"]) >= (29, 2)
-    if not seen["hook"] and not through_cdi:
+    if not seen["hook"] and seen["way"] not in ("cdi", "runtime"):
         return (
             "llama_server.gpus: the GPUs are there, but Docker cannot hand them to a container "
-            "(nvidia-container-runtime-hook is not in its PATH)",
-            "apt-get install nvidia-container-toolkit && systemctl restart docker",
+            "(no CDI, no runtime nvidia, and no nvidia-container-runtime-hook in its PATH)",
+            "give the inventory nvidia_containers=NvidiaContainers()",
         )
     return None
 
@@ -241,7 +238,7 @@ def missing(gpus: tuple[Gpu, ...], seen: dict[str, Any]) -> tuple[str, str] | No
 @operation()
 def preflight(gpus: tuple[Gpu, ...]) -> Generator[StringCommand, None, None]:
     """The node lists the GPUs, and Docker can hand them over; else the run stops here."""
-    problem = missing(gpus, host.get_fact(GpuState))
+    problem = missing(gpus, host.get_fact(GpuState, gpus=[gpu.uuid for gpu in gpus]))
     if problem:
         wanted = ", ".join(f"{gpu.handle} ({gpu.uuid})" for gpu in gpus)
         yield refuse(*problem, wanted=f"GPUs for containers: {wanted}")

@@ -23,6 +23,7 @@ from deploys.llama_server import CONTAINER_PORT as ENGINE_PORT
 from deploys.llama_server import SERVICE as ENGINE
 from deploys.llama_server import service as llama_server_service
 from deploys.lockup_recovery import LockupRecovery
+from deploys.nvidia_containers import NvidiaContainers
 from deploys.open_webui import Around, OpenWebui
 from deploys.open_webui import service as open_webui_service
 from deploys.secrets import Secrets, SecretSource
@@ -43,6 +44,7 @@ class Node(Spec):
     kernel_cmdline: KernelCmdline | None = None
     lockup_recovery: LockupRecovery | None = None
     vfio: Vfio | None = None
+    nvidia_containers: NvidiaContainers | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None
     llama_server: LlamaServer | None = None
@@ -111,6 +113,11 @@ class Node(Spec):
         """The port on the node's loopback of every capability that a site can lead to."""
         offering = {"llama_server": self.llama_server, "open_webui": self.open_webui}
         return {stem: spec.port for stem, spec in offering.items() if spec is not None}
+
+    @property
+    def container_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that are handed to containers."""
+        return self.llama_server.gpus if self.llama_server else ()
 
     @property
     def names(self) -> tuple[str, ...]:

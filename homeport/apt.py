@@ -23,6 +23,7 @@ from homeport.spec import fail
 # Debian Policy 5.6.1: names are lower-case letters, digits, "+", "-" and ".", at least two.
 PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 LISTS_MAX_AGE = 86400  # seconds
+PINNED = " --allow-downgrades --allow-change-held-packages"
 LOCK_WAIT = 120  # seconds
 # Where a person sets another, for one run: a large upgrade may hold apt for longer.
 LOCK_WAIT_VARIABLE = "HOMEPORT_APT_WAIT"
@@ -63,7 +64,8 @@ stop() {{
       'and nothing was changed: let it end, then converge again' >&2
   fi
   if grep -q 'remove is disabled' "$words"; then
-    doomed=$(LC_ALL=C get -s -o APT::Get::Remove=true install {packages} | sed -n 's/^Remv //p')
+    doomed=$(LC_ALL=C get -s -o APT::Get::Remove=true install{more} {packages} \\
+      | sed -n 's/^Remv //p')
     echo 'To install' {packages} "apt would have to remove: $doomed:" \\
       'remove that yourself if nothing needs it, then converge again' >&2
   fi
@@ -74,10 +76,10 @@ if [ -n "$(dpkg --audit 2>/dev/null)" ]; then
   get -f install || {{ dpkg --force-confdef --force-confold --configure -a </dev/null 2>"$words" \\
     && get -f install; }} || stop
 fi
-{refresh}get install {packages} || {{
+{refresh}get install{more} {packages} || {{
   grep -qE 'Could not get lock|Unable to acquire|locked by another process' "$words" && stop
   # Lists that are out of step with the archive name files that it no longer has.
-  refresh && get install {packages}
+  refresh && get install{more} {packages}
 }} || stop
 cat "$words" >&2"""
 
@@ -105,14 +107,21 @@ def lock_wait() -> int:
 
 
 def missing(wanted: Iterable[str], observed: dict[str, Any]) -> list[str]:
-    """Those of the packages `wanted` that are not installed."""
-    return sorted(set(wanted) - observed.get("installed", {}).keys())
+    """Those of the packages `wanted`, "name" or "name=version", that are not installed so."""
+    installed = observed.get("installed", {})
+    lacking = []
+    for one in set(wanted):
+        name, _, version = one.partition("=")
+        if name not in installed or version not in ("", installed[name]):
+            lacking.append(one)
+    return sorted(lacking)
 
 
 def install_command(wanted: Iterable[str], observed: dict[str, Any]) -> str | None:
     """The shell text that installs what is missing of `wanted`; None when nothing is.
 
-    Recommended packages are not installed. Configuration files that somebody edited are kept.
+    Recommended packages are not installed. Configuration files that somebody edited are kept. What
+    is wanted in a version ("name=version") is brought to it from a newer one too, and though held.
     """
     lacking = missing(wanted, observed)
     if not lacking:
@@ -123,6 +132,7 @@ def install_command(wanted: Iterable[str], observed: dict[str, Any]) -> str | No
         wait=lock_wait(),
         refresh="refresh || stop\n" if stale else "",
         packages=shlex.join(lacking),
+        more=PINNED if any("=" in one for one in lacking) else "",
     )
 
 

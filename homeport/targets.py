@@ -18,6 +18,8 @@ TOML, printed by `bin/homeport probe HOST`:
     registries      = {"ghcr.io" = "registry.example:5000"}
     hub             = "https://hub.example"
     pypi            = "https://pypi.example/simple"
+    apt             = {"https://packages.maker.example" = "https://mirror.example/maker"}
+    apt_keys        = {"https://packages.maker.example" = "0123…"}  # a mirror's own key, if it has
     ca_certificates = ["ca.crt"]            # PEM, relative to this file; trusted on the node
 """
 
@@ -39,6 +41,8 @@ GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 PCI_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 PCI_PLACE = re.compile(r"[A-Za-z0-9:._-]+(/[A-Za-z0-9:._-]+)+")
+ADDRESS = re.compile(r"https?://[^\s/]+(/\S*)?")
+FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 MAC = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 
 
@@ -46,12 +50,16 @@ MAC = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
 class Sources(Spec):
     """Where a node fetches from instead of the public addresses; empty means the public ones.
 
-    `ca_certificates` are PEM texts.
+    `apt` are makers' package repositories and what stands in for each, `apt_keys` the fingerprints
+    (40 hex digits, OpenPGP) of those among them that are signed with another key than the maker's;
+    the distribution's own archive is the node's business. `ca_certificates` are PEM texts.
     """
 
     registries: dict[str, str] = field(default_factory=dict)
     hub: str = ""
     pypi: str = ""
+    apt: dict[str, str] = field(default_factory=dict)
+    apt_keys: dict[str, str] = field(default_factory=dict)
     ca_certificates: tuple[str, ...] = ()
 
     def validate(self) -> None:
@@ -63,9 +71,18 @@ class Sources(Spec):
             )
         for field_name in ("hub", "pypi"):
             value = getattr(self, field_name)
-            good = not value or re.fullmatch(r"https?://[^\s/]+(/\S*)?", value) is not None
+            good = not value or ADDRESS.fullmatch(value) is not None
             self.require(
                 field_name, good, "must be an address that begins with https:// or http://"
+            )
+        for address in (*self.apt, *self.apt.values()):
+            good = ADDRESS.fullmatch(address) is not None
+            self.require("apt", good, "must hold addresses that begin with https:// or http://")
+        for address, fingerprint in self.apt_keys.items():
+            self.require(
+                "apt_keys",
+                address in self.apt and FINGERPRINT.fullmatch(fingerprint) is not None,
+                "must hold fingerprints, 40 digits of 0-9 and A-F, by addresses that apt has too",
             )
         for text in self.ca_certificates:
             self.require(

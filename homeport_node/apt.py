@@ -15,13 +15,14 @@ REFRESHED = Path("/var/lib/homeport/apt-refreshed")
 def installed_versions(dpkg_query: str) -> "dict[str, str]":
     """{package: version} of the lines "ii  name version" that dpkg-query printed.
 
-    "ii " alone is whole: a package whose installation was cut short has another status.
+    "ii " is whole, and "hi ", which is held: a package whose installation was cut short has another
+    status.
     """
     found = {}
     for line in dpkg_query.splitlines():
         status, _, rest = line.partition("\t")
         name, _, version = rest.partition("\t")
-        if status == "ii ":
+        if status in ("ii ", "hi "):
             found[name] = version
     return found
 

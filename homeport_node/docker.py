@@ -10,6 +10,7 @@ import http.client
 import ipaddress
 import json
 import os
+import re
 import socket
 import tempfile
 from pathlib import Path
@@ -135,12 +136,29 @@ def refused(value: "dict[str, Any]") -> "str | None":
     return asked.err.strip()
 
 
-def merge(wanted: "dict[str, Any]", keep_record: bool = False) -> "str | None":
-    """Bring daemon.json to `wanted`, {path: value}. Answers what stood in the way, or None.
+def has_cdi() -> bool:
+    """Whether the dockerd that is installed has CDI (25.0 and newer); True when there is none."""
+    match = re.search(r"version (\d+)\.", run("dockerd", "--version").out)
+    return match is None or int(match[1]) >= 25
+
+
+def here(wanted: "dict[str, Any]", without_cdi: "dict[str, Any] | None") -> "dict[str, Any]":
+    """`wanted`, with the values that a Docker `without_cdi` needs where this one is such."""
+    return {**wanted, **without_cdi} if without_cdi and not has_cdi() else wanted
+
+
+def merge(
+    wanted: "dict[str, Any]",
+    without_cdi: "dict[str, Any] | None" = None,
+    keep_record: bool = False,
+) -> "str | None":
+    """Bring daemon.json to `wanted`, {path: value}, and to `without_cdi` besides for a Docker that
+    has no CDI. Answers what stood in the way, or None.
 
     The record always covers what is in the file, so that an interruption anywhere is healed by
     the next call; with `keep_record` it goes on to cover what was taken out.
     """
+    wanted = here(wanted, without_cdi)
     try:
         current, record = load(DAEMON_JSON), load(RECORD)
     except ValueError as error:
@@ -389,8 +407,11 @@ def digests(paths: "list[str]") -> "dict[str, str]":
     return found
 
 
-def observe(wanted: "dict[str, Any]", files: "list[str]") -> "dict[str, Any]":
-    """Everything about Docker. `wanted` is {path in daemon.json: value}, `files` are ours.
+def observe(
+    wanted: "dict[str, Any]", files: "list[str]", without_cdi: "dict[str, Any] | None" = None
+) -> "dict[str, Any]":
+    """Everything about Docker. `wanted` is {path in daemon.json: value}, `without_cdi` what a
+    Docker that has no CDI needs besides, `files` are ours.
 
     "daemon": "differs" are the paths in daemon.json that are not as wanted, "there" what may be
     said of those, "not_running" the paths that dockerd was started with otherwise, "pools" where
@@ -403,7 +424,7 @@ def observe(wanted: "dict[str, Any]", files: "list[str]") -> "dict[str, Any]":
     networks = ask("/networks") if active else None
     return {
         "os": os_release(),
-        "daemon": daemon(wanted),
+        "daemon": daemon(here(wanted, without_cdi)),
         "recorded": RECORD.exists(),
         "units": state,
         "networks": None if networks is None else bridges(networks),

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import gpu_way, read, run
 
 HOOK = "nvidia-container-runtime-hook"
-CDI = ("/etc/cdi", "/var/run/cdi")
 UUID = re.compile(r"UUID: ((?:GPU|MIG)-[0-9a-fA-F-]+)")
 
 
@@ -30,21 +29,14 @@ def _hook(path: str) -> str:
     return ""
 
 
-def _cdi() -> bool:
-    """Whether a CDI description of NVIDIA's devices is here."""
-    names = [name for directory in CDI for name in Path(directory).glob("*")]
-    return any("nvidia.com/gpu" in (read(name) or "") for name in names)
-
-
-def observe() -> "dict[str, Any]":
-    """The GPUs that the driver lists, and what Docker would use to pass them on."""
+def observe(gpus: "list[str]") -> "dict[str, Any]":
+    """The GPUs that the driver lists, and what Docker would use to pass `gpus` (UUIDs) on."""
     listed = run("nvidia-smi", "-L", timeout=60)
     path = _daemon_path()
     hook = _hook(path)
     return {
         "gpus": UUID.findall(listed.out) if listed.ok else [],
         "driver_words": (listed.err or listed.out).strip()[-300:] if not listed.ok else "",
-        "docker": run("docker", "version", "--format", "{{.Server.Version}}").out.strip(),
         "hook": hook,
-        "cdi": _cdi(),
+        "way": gpu_way(gpus),
     }

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from homeport_node.common import (
     STACK_LOCK,
     STACK_UNIT,
     compose_command,
+    gpu_way,
     read,
     run,
     sha256_file,
@@ -231,6 +233,19 @@ def _project_on_disk() -> str:
     return ""
 
 
+def _gpu_way(services: "dict[str, Any]") -> str:
+    """See `deploys.stack.facts.StackState`."""
+    gpus = [gpu for service in services.values() for gpu in service.get("gpus", ())]
+    if not gpus:
+        return ""
+    # A Docker that was stopped must not be started by a question.
+    active = run("systemctl", "is-active", "docker.service").out.strip() == "active"
+    way = gpu_way(gpus) if active else ""
+    text = read(COMPOSE_FILE) or ""
+    marks = {"driver: cdi": "cdi", "runtime: nvidia": "runtime", "driver: nvidia": "hook"}
+    return way or next((marks[mark] for mark in marks if mark in text), "")
+
+
 def _files() -> "list[str]":
     """Everything below the directory of mounted files that is not a directory."""
     found = []
@@ -242,12 +257,17 @@ def _files() -> "list[str]":
 def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[str, Any]":
     """The project as it is; see `deploys.stack.facts.StackState` for an example.
 
-    `services` is {name: {"image", "ports", "files", "secrets", "reads", "volumes"}}. An empty
-    `project` asks for what is there, by the header of the Compose file. `only` ("files", "images"
-    or "unit") asks for that key alone: the whole calls Docker a dozen times.
+    `services` is {name: {"image", "ports", "files", "secrets", "reads", "volumes", "gpus"}}. An
+    empty `project` asks for what is there, by the header of the Compose file. `only` ("files",
+    "images", "unit" or "gpu_way") asks for that key alone: the whole calls Docker a dozen times.
     """
     references = sorted({service["image"] for service in services.values()})
-    parts = {"files": _files, "images": lambda: _images(references), "unit": _unit}
+    parts: dict[str, Callable[[], Any]] = {
+        "files": _files,
+        "images": lambda: _images(references),
+        "unit": _unit,
+        "gpu_way": lambda: _gpu_way(services),
+    }
     if only:
         return {only: parts[only]()}
     busy = _busy()  # before all else: what is looked at afterwards is then what it left
@@ -278,5 +298,6 @@ def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[s
         "volumes": _volumes(volumes, project, own) if version.ok else {},
         "taken": _taken(ports - held),
         "unit": _unit(),
+        "gpu_way": _gpu_way(services),
         "busy": busy,
     }

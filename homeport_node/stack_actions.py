@@ -171,13 +171,25 @@ def pull(images: "list[str]") -> "str | None":
     return None
 
 
-def _try(image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "Any") -> Ran:
+def _gpu_options(gpus: "list[str]", way: str) -> "list[str]":
+    """The very request that Compose makes for the service; `way` as the Compose file has it."""
+    if not gpus:
+        return []
+    if way == "cdi":
+        return [word for gpu in gpus for word in ("--device", f"nvidia.com/gpu={gpu}")]
+    names = ",".join(gpus)
+    if way == "runtime":
+        return ["--runtime", "nvidia", "--env", f"NVIDIA_VISIBLE_DEVICES={names}"]
+    return ["--gpus", f'driver=nvidia,"device={names}"']
+
+
+def _try(
+    image: str, gpus: "list[str]", way: str, environment: "dict[str, str]", trial: "Any"
+) -> Ran:
     """The trial's run, in a container that is gone afterwards."""
     options = ["--rm", "--name", TRIAL, "--network", "none", "--pull", "never"]
     options += ["--security-opt", "no-new-privileges:true"]
-    if gpus:
-        # The very request that Compose makes for the service.
-        options += ["--gpus", f'driver=nvidia,"device={",".join(gpus)}"']
+    options += _gpu_options(gpus, way)
     for name, value in environment.items():
         options += ["--env", f"{name}={value}"]
     program, *arguments = trial["command"]
@@ -190,13 +202,17 @@ def _try(image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "A
 
 
 def attempt(
-    image: str, gpus: "list[str]", environment: "dict[str, str]", trial: "dict[str, Any]"
+    image: str,
+    gpus: "list[str]",
+    way: str,
+    environment: "dict[str, str]",
+    trial: "dict[str, Any]",
 ) -> "str | None":
     """Run the image as `trial` (a `deploys.stack.Trial`) says, and see that it says what it must.
 
     A driver that is too old for the image shows here alone: nvidia-smi works, CUDA does not.
     """
-    ran = _try(image, gpus, environment, trial)
+    ran = _try(image, gpus, way, environment, trial)
     output = f"{ran.out}\n{ran.err}"
     found = len(re.findall(trial["pattern"], output, re.MULTILINE))
     if ran.ok and found >= trial["count"]:

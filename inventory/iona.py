@@ -11,6 +11,7 @@ from deploys.hf_models import HfModels, Model
 from deploys.hotspot import Hotspot
 from deploys.llama_server import LlamaServer
 from deploys.node import Node
+from deploys.nvidia_containers import NvidiaContainers
 from deploys.open_webui import OpenWebui
 from homeport.inventory import inventory
 from homeport.pins import HubRepo, gpu, image, radio
@@ -31,6 +32,7 @@ GEMMA = Model(
 IONA = Node(
     name="iona",
     base=Base(timezone="Etc/UTC"),
+    nvidia_containers=NvidiaContainers(),
     docker=Docker(),
     hf_models=HfModels(directory="/srv/homeport/models", models=(GEMMA,)),
     llama_server=LlamaServer(

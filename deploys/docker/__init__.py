@@ -21,9 +21,11 @@ Networks come from one address pool. Devices are offered through CDI (`features.
 25 to 28.1, harmless before and after). The cgroup driver is left alone: the well-known cure for
 "Failed to initialize NVML" after `systemctl daemon-reload`, `native.cgroupdriver=cgroupfs`, puts a
 second writer beside systemd into one cgroup tree and orphans the containers that exist. Containers
-that get their devices through CDI or by name do not need it. Those of the stack get theirs through
-NVIDIA's hook, so a daemon-reload takes their GPUs from them until they are restarted: the stack
-reads its units before it starts a container, never after.
+that get their devices through CDI, by name, or from NVIDIA's runtime do not need it, and those of
+the stack do where the capability nvidia_containers is wanted. It adds the runtime here for a
+Docker without CDI (20.10 to 24), decided by the dockerd that is installed. On a node without that
+capability Docker's hook gives the stack its GPUs, and a daemon-reload takes them until the
+containers are restarted: so the stack reads its units before it starts a container, never after.
 
 **The guard.** Before Docker 28 a neighbour on the node's network can send to a container's address
 through the node, and with a forged destination to a port published on 127.0.0.1: Docker's DNAT

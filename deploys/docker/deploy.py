@@ -35,8 +35,13 @@ OWN_FILES = {
 Commands = Generator[Any, None, None]
 
 
-def _observed(wanted: dict[str, Any]) -> dict[str, Any]:
-    state: dict[str, Any] = host.get_fact(DockerState, wanted=wanted, files=[*OWN_FILES])
+Values = dict[str, Any] | None  # of daemon.json: {path: value}
+
+
+def _observed(wanted: dict[str, Any], without_cdi: Values = None) -> dict[str, Any]:
+    state: dict[str, Any] = host.get_fact(
+        DockerState, wanted=wanted, files=[*OWN_FILES], without_cdi=without_cdi or {}
+    )
     return state
 
 
@@ -93,13 +98,13 @@ def _remove(paths: list[str]) -> StringCommand:
 
 
 @operation()
-def configuration(spec: Docker, sources: Sources) -> Commands:
+def configuration(spec: Docker, sources: Sources, without_cdi: Values = None) -> Commands:
     """Put daemon.json, the guard and the registries' CAs in place.
 
     Before the packages: the first start of Docker has them then, and needs no restart.
     """
     values = daemon_values(spec)
-    observed = _observed(values)
+    observed = _observed(values, without_cdi)
     conflict = guard.pool_conflict(spec, observed)
     if conflict:
         yield refuse(
@@ -115,7 +120,7 @@ def configuration(spec: Docker, sources: Sources) -> Commands:
     if rules != (observed.get("guard") or {}).get("rules"):
         write[str(RULES)] = rules
     differs(words.files(write, remove, observed))
-    differs(words.daemon_json(values, daemon))
+    differs(words.daemon_json({**values, **(without_cdi or {})}, daemon))
     for path, text in write.items():
         yield from _put(path, text)
     if write.keys() & OWN_FILES.keys():
@@ -123,7 +128,7 @@ def configuration(spec: Docker, sources: Sources) -> Commands:
     if remove:
         yield _remove(remove)
     if daemon["differs"]:
-        yield act("docker", "merge", wanted=values)
+        yield act("docker", "merge", wanted=values, without_cdi=without_cdi or {})
     if not (write or remove or daemon["differs"]):
         host.noop("Docker's configuration is as wanted")
 
@@ -144,13 +149,29 @@ def packages() -> Commands:
 
 
 @operation()
-def running(spec: Docker) -> Commands:
+def without_cdi_as_well(spec: Docker, without_cdi: dict[str, Any]) -> Commands:
+    """Have daemon.json offer GPUs the older way, where the Docker that is there now has no CDI.
+
+    Which Docker that is shows only when it is installed: on a bare node after `configuration`.
+    """
+    values = daemon_values(spec)
+    daemon = _observed(values, without_cdi).get("daemon", {})
+    lacking = [path for path in daemon.get("differs", ()) if path in without_cdi]
+    if not lacking:
+        host.noop("this Docker has CDI, or what it needs without it")
+        return
+    differs(words.daemon_json(without_cdi, {**daemon, "differs": lacking}))
+    yield act("docker", "merge", wanted=values, without_cdi=without_cdi)
+
+
+@operation()
+def running(spec: Docker, without_cdi: Values = None) -> Commands:
     """Have the guard in force, then Docker running with the configuration on the disk.
 
     Where that takes a restart and other people's containers run, the run stops and names them.
     """
     values = daemon_values(spec)
-    observed = _observed(values)
+    observed = _observed(values, without_cdi)
     if (observed.get("guard") or {}).get("error"):
         yield refuse(f"nft: {observed['guard']['error']}", "the guard's rules cannot be checked")
     commands = [*guard_commands(observed), *engine.engine_commands(observed)]
@@ -165,7 +186,7 @@ def running(spec: Docker) -> Commands:
             )
         yield StringCommand(command)
     # Docker has its networks only now, and a restart may have changed them.
-    observed = _observed(values) if commands else observed
+    observed = _observed(values, without_cdi) if commands else observed
     rules = guard.rules(spec, guard.known(observed))
     if rules != (observed.get("guard") or {}).get("rules"):
         differs([words.rules(rules, observed)])
@@ -197,13 +218,20 @@ def removed() -> Commands:
 
 
 @deploy("Docker")
-def apply(spec: Docker | None, target: Target) -> None:
-    """Make Docker as `spec` says. With None, `take_back` does the work."""
+def apply(spec: Docker | None, target: Target, without_cdi: Values = None) -> None:
+    """Make Docker as `spec` says. With None, `take_back` does the work.
+
+    `without_cdi` is what others need in daemon.json where Docker has no CDI: {path: value}.
+    """
     if spec is None:
         return
-    configuration(name="Docker's configuration", spec=spec, sources=target.sources)
+    configuration(
+        name="Docker's configuration", spec=spec, sources=target.sources, without_cdi=without_cdi
+    )
     packages(name="Docker's packages")
-    running(name="Docker running, guarded", spec=spec)
+    if without_cdi:
+        without_cdi_as_well(name="GPUs for Docker", spec=spec, without_cdi=without_cdi)
+    running(name="Docker running, guarded", spec=spec, without_cdi=without_cdi)
 
 
 @deploy("Docker no longer wanted")

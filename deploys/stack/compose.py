@@ -2,12 +2,13 @@
 
 Only what both Compose 1.29 (Debian 12) and Compose 2 understand is used. `name:` at the top is
 Compose 2 alone, so the project is named on the command line, and in the header for whoever reads
-the file on the node. `gpus:` is ignored without a word by Compose 2.26: GPUs are reserved under
-`deploy`.
+the file on the node. `gpus:` is ignored without a word by Compose 2.26, and `devices:` takes a CDI
+name for a path before 2.30 (docker/compose#12184): GPUs are reserved under `deploy`. How depends on
+what the node's Docker can (`Way`, observed): the capability nvidia_containers says why.
 """
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -19,6 +20,10 @@ HEADER = """\
 # Managed by Homeport (stack). Changes are replaced by the next converge.
 # Project: {project}
 """
+
+
+# As homeport_node.common.gpu_way tells them.
+Way = Literal["cdi", "runtime", "hook"]
 
 
 def _escaped(value: Any) -> Any:
@@ -66,25 +71,35 @@ def _health(service: Service) -> dict[str, Any]:
     }
 
 
-def _gpus(service: Service) -> dict[str, Any]:
+def _gpus(service: Service, way: Way) -> dict[str, Any]:
     if not service.gpus:
         return {}
-    device = {
-        "driver": "nvidia",
-        "device_ids": [gpu.uuid for gpu in service.gpus],
-        "capabilities": ["gpu"],
-    }
+    names = [gpu.uuid for gpu in service.gpus]
+    if way == "runtime":
+        return {"runtime": "nvidia"}  # which reads the environment
+    if way == "cdi":
+        names = [f"nvidia.com/gpu={name}" for name in names]
+    driver = "cdi" if way == "cdi" else "nvidia"
+    # Docker's CDI heeds no capability, and Compose wants one.
+    device = {"driver": driver, "device_ids": names, "capabilities": ["gpu"]}
     return {"deploy": {"resources": {"reservations": {"devices": [device]}}}}
 
 
-def _service(stack: Stack, service: Service) -> dict[str, Any]:
+def _environment(service: Service, way: Way) -> dict[str, str]:
+    if not service.gpus or way != "runtime":
+        return service.environment
+    names = ",".join(gpu.uuid for gpu in service.gpus)
+    return {**service.environment, "NVIDIA_VISIBLE_DEVICES": names}
+
+
+def _service(stack: Stack, service: Service, way: Way) -> dict[str, Any]:
     labels = {LABEL: stack.project, **service.labels}
     labels |= {file_label(file.path): content_hash(file.content) for file in service.files}
     fields: dict[str, Any] = {
         "image": service.image.reference,
         "entrypoint": list(service.entrypoint),
         "command": list(service.command),
-        "environment": dict(sorted(service.environment.items())),
+        "environment": dict(sorted(_environment(service, way).items())),
         "labels": dict(sorted(labels.items())),
         "ports": [f"127.0.0.1:{port.host}:{port.container}" for port in service.ports],
         "volumes": _mounts(stack, service),
@@ -92,7 +107,7 @@ def _service(stack: Stack, service: Service) -> dict[str, Any]:
         "depends_on": list(service.depends_on),
     }
     fields = {key: value for key, value in fields.items() if value}
-    fields |= _health(service) | _gpus(service)
+    fields |= _health(service) | _gpus(service, way)
     fields["restart"] = service.restart
     fields["security_opt"] = ["no-new-privileges:true"]
     fields["stop_grace_period"] = f"{service.stop_grace}s"
@@ -102,12 +117,12 @@ def _service(stack: Stack, service: Service) -> dict[str, Any]:
     return fields
 
 
-def render(stack: Stack) -> str:
-    """The text of /etc/homeport/stack/compose.yaml."""
+def render(stack: Stack, way: Way = "cdi") -> str:
+    """The text of /etc/homeport/stack/compose.yaml; `way` is how Docker hands over GPUs."""
     volumes = sorted({volume.name for service in stack.services for volume in service.volumes})
     secrets = sorted({name for service in stack.services for name in service.secrets})
     document: dict[str, Any] = {
-        "services": {service.name: _service(stack, service) for service in stack.services}
+        "services": {service.name: _service(stack, service, way) for service in stack.services}
     }
     if volumes:
         document["volumes"] = {name: {"name": name} for name in volumes}

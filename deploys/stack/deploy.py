@@ -9,7 +9,6 @@ from pyinfra.api import deploy
 from pyinfra.operations import files
 
 from deploys.stack import operations
-from deploys.stack.compose import render
 from deploys.stack.difference import mounted
 from deploys.stack.spec import Stack
 from homeport_node.common import COMPOSE_FILE, STACK
@@ -45,7 +44,7 @@ def _write_files(stack: Stack) -> None:
     wanted: list[tuple[Any, Any]] = list(mounted(stack))
     for service, file in host.loop(wanted):
         _put(stack.path_of_file(service, file), file.content, file.mode)
-    _put(COMPOSE_FILE, render(stack), "644")
+    operations.compose_file(name=f"Write {COMPOSE_FILE}", stack=stack)
     files.template(
         name="Write the unit",
         src=str(UNIT_TEMPLATE),

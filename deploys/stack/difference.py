@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploys.stack.compose import render
+from deploys.stack.compose import Way, render
 from deploys.stack.spec import Service, Stack, Trial
 from homeport.differs import Pair
 from homeport_node.common import COMPOSE_FILE
@@ -127,12 +127,19 @@ def _taken(stack: Stack, observed: dict[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def gpu_way(observed: dict[str, Any]) -> Way:
+    """How the node's Docker hands over GPUs; by CDI when nobody knows: that is what a node will do
+    that has none yet."""
+    way: Way = observed.get("gpu_way") or "cdi"
+    return way
+
+
 def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
     """What `stack` needs on a node that was observed as `observed` (a `StackState`)."""
     refused = _refusal(stack, observed)
     if refused:
         return Difference(refused=refused)
-    text = hashlib.sha256(render(stack).encode()).hexdigest()
+    text = hashlib.sha256(render(stack, gpu_way(observed)).encode()).hexdigest()
     stale_file = observed["compose_file"] != text
     up, recreate, waiting = {}, {}, []
     for service in stack.services:

@@ -22,9 +22,11 @@ class StackState(NodeFact):
      "taken": {"8080": "python3 (pid 123)"},
      "unit": {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active",
               "NeedDaemonReload": "no", "docker_knows": true},
-     "busy": false}
+     "gpu_way": "cdi", "busy": false}
 
-    `busy` is whether Compose is at work, which goes on when the connection of a run breaks.
+    `gpu_way` is how Docker hands over the GPUs that services want (`homeport_node.common.gpu_way`);
+    while it does not answer, how the file on the disk has it; "" when there is none, or no GPU is
+    wanted. `busy` is whether Compose is at work, which goes on when the connection of a run breaks.
     """
 
     stem = "stack"
@@ -42,6 +44,7 @@ def arguments(stack: Stack | None) -> dict[str, Any]:
             "secrets": list(service.secrets),
             "reads": list(service.reads),
             "volumes": [volume.name for volume in service.volumes],
+            "gpus": [gpu.uuid for gpu in service.gpus],
         }
         for service in stack.services
     }

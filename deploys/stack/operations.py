@@ -2,15 +2,19 @@
 
 import dataclasses
 from collections.abc import Generator, Iterator
+from io import StringIO
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
+from pyinfra.operations import files
 
+from deploys.stack.compose import render
 from deploys.stack.difference import (
     Difference,
     another_project,
     difference,
+    gpu_way,
     image_words,
     service_words,
     stray_files,
@@ -22,7 +26,7 @@ from deploys.stack.spec import Stack
 from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
-from homeport_node.common import STACK, STACK_UNIT
+from homeport_node.common import COMPOSE_FILE, STACK, STACK_UNIT
 
 UNIT_FILE = f"/etc/systemd/system/{STACK_UNIT}"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
@@ -76,9 +80,19 @@ def provide(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringComman
             "attempt",
             image=service.image.reference,
             gpus=[gpu.uuid for gpu in service.gpus],
+            way=gpu_way(observed),
             environment=service.environment,
             trial=dataclasses.asdict(trial),
         )
+
+
+@operation()
+def compose_file(stack: Stack) -> Generator[Any, None, None]:
+    """The Compose file is as the inventory says, its GPUs as the node's Docker hands them over."""
+    text = render(stack, gpu_way(_observe(stack, "gpu_way")))
+    yield from files.put._inner(
+        src=StringIO(text), dest=COMPOSE_FILE, user="root", group="root", mode="644"
+    )
 
 
 @operation()

@@ -98,10 +98,11 @@ def settings(on: Stage) -> dict[str, str]:
     return {
         "LLAMA_IMAGE": images["ggml-org/llama.cpp"],
         "WEBUI_IMAGE": images["open-webui/open-webui"],
-        "GPUS": ", ".join(gpu.uuid for gpu in on.machine.gpus),
+        "GPUS": ", ".join(f"nvidia.com/gpu={gpu.uuid}" for gpu in on.machine.gpus),
         "MODEL_COMMIT": lock.repos[f"{repo.repo}@{repo.revision}"].commit,
         "HF_ENDPOINT": on.sources.hub,
         "PIP_INDEX_URL": on.sources.pypi,
+        "TOOLKIT": next(iter(on.sources.apt.values())),
         "CA_CERTIFICATE": on.sources.authority.certificate,
     }
 

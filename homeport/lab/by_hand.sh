@@ -7,8 +7,9 @@
 # the images while Python and the model are fetched, and Open WebUI starts while nothing else is
 # left to do. From the environment:
 #   LLAMA_IMAGE, WEBUI_IMAGE   images, with registry and digest
-#   GPUS                       UUIDs of both GPUs, with a comma between
+#   GPUS                       CDI's names of both GPUs, with a comma between
 #   MODEL_COMMIT               commit of the model's repository
+#   TOOLKIT                    where NVIDIA's container toolkit is
 #   HF_ENDPOINT, PIP_INDEX_URL, CA_CERTIFICATE
 #                              other places than the public ones to fetch from, and whom to trust
 set -euo pipefail
@@ -80,9 +81,14 @@ WantedBy=docker.service
 END
 systemctl enable homeport-docker-guard.service
 
+curl -fsS "$TOOLKIT/gpgkey" -o /usr/share/keyrings/nvidia-container-toolkit.asc
+echo "deb [signed-by=/usr/share/keyrings/nvidia-container-toolkit.asc] $TOOLKIT/stable/deb/\$(ARCH) /" \
+    > /etc/apt/sources.list.d/nvidia-container-toolkit.list
 apt-get update -q
 apt-get install -q -y --no-install-recommends ca-certificates curl iproute2 python3 python3-venv \
-    tzdata systemd-timesyncd nftables docker.io docker-cli docker-compose caddy
+    tzdata systemd-timesyncd nftables docker.io docker-cli docker-compose caddy nvidia-container-toolkit
+apt-mark hold nvidia-container-toolkit nvidia-container-toolkit-base libnvidia-container-tools \
+    libnvidia-container1
 
 docker pull --quiet "$WEBUI_IMAGE" &
 webui_pull=$!
@@ -164,7 +170,7 @@ services:
       resources:
         reservations:
           devices:
-            - driver: nvidia
+            - driver: cdi
               device_ids: [${GPUS}]
               capabilities: [gpu]
     restart: unless-stopped

@@ -26,7 +26,7 @@ NODE = (
     "ca-certificates",
     "curl",
 )
-SOURCES = ("docker-registry", "python3", "ca-certificates")
+SOURCES = ("docker-registry", "python3", "ca-certificates", "gpg", "gpg-agent")
 
 # Every machine has its own identity: what the build made or copied from this host goes.
 BARE = (
@@ -44,7 +44,7 @@ def node_image(engine: Engine, release: str = "trixie", progress: Progress = qui
 
 
 def sources_image(engine: Engine, progress: Progress = quiet) -> str:
-    """The image of the machine that serves the lab's registry, Hub and package index."""
+    """The image of the machine that serves the lab's registry, Hub and packages."""
     return debian_image(engine, "sources", "trixie", SOURCES, (), progress)
 
 

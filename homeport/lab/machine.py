@@ -27,6 +27,7 @@ from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.keeper import remove_cgroups
 
 HARDWARE = Path(__file__).with_name("hardware")
+GPU_NODES = 8  # simulated GPUs that containers can be given by their device nodes
 
 LACKS = {
     "radio": "a container has no Wi-Fi radio",
@@ -130,11 +131,17 @@ class Machine(Driver):
 
 
 def firmware(
-    name: str, names: dict[str, str], client: str, host: tuple[bytes, str], gpus: bytes
+    name: str,
+    names: dict[str, str],
+    client: str,
+    host: tuple[bytes, str],
+    gpus: bytes,
+    hook: bool = True,
 ) -> dict[str, tuple[bytes, int]]:
     """The files that a machine comes with: path to contents and mode.
 
-    `names` are names to addresses for its /etc/hosts, `client` the public ssh key of the desk.
+    `names` are names to addresses for its /etc/hosts, `client` the public ssh key of the desk. With
+    `hook`, somebody has put NVIDIA's hook for Docker there already.
     """
     hosts = f"127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
     hosts += "".join(f"{address}\t{alias}\n" for alias, address in names.items())
@@ -149,10 +156,9 @@ def firmware(
     if resolvers():
         files["/usr/lib/lab-machine/resolv.conf"] = (resolvers(), 0o644)
     if gpus:
-        hook = "nvidia-container-runtime-hook"
         files["/usr/lib/simulated-gpu/gpus"] = (gpus, 0o644)
-        files["/usr/bin/nvidia-smi"] = ((HARDWARE / "nvidia-smi").read_bytes(), 0o755)
-        files[f"/usr/bin/{hook}"] = ((HARDWARE / hook).read_bytes(), 0o755)
+        for program in ("nvidia-smi", *(["nvidia-container-runtime-hook"] if hook else [])):
+            files[f"/usr/bin/{program}"] = ((HARDWARE / program).read_bytes(), 0o755)
     return files
 
 
@@ -167,11 +173,13 @@ def machine(
     release: str = "trixie",
     names: dict[str, str] | None = None,
     gpus: tuple[str, ...] = (),
+    hook: bool = True,
     progress: Progress = quiet,
 ) -> Iterator[Machine]:
     """A booted machine on `network` with Debian `release`, for the length of the block.
 
-    `names` are the sources' names and their addresses, `gpus` the handles of its simulated GPUs.
+    `names` are the sources' names and their addresses, `gpus` the handles of its simulated GPUs,
+    which Docker finds a `hook` for.
     Gone afterwards with its disk, unless the engine was told to keep the lab.
     """
     image = images.node_image(engine, release, progress)
@@ -179,7 +187,7 @@ def machine(
     container, address = f"{network.name}-{name}", network.address()
     host = key_pair()
     simulated = simulated_gpus(name, gpus)
-    files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated))
+    files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated), hook)
     with packages(release, container, engine) as shared:
         try:
             _create(engine, network, image, container, name, address, shared)
@@ -217,6 +225,9 @@ def _create(
     words += ["--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"]
     words += ["--stop-signal", "SIGRTMIN+3"]
     words += [word for one in CAPABILITIES for word in ("--cap-add", one)]
+    # Nodes of simulated GPUs: see hardware/nvidia-ctk. There is no device behind such a number.
+    for number in range(GPU_NODES):
+        words += ["--device-cgroup-rule", f"c 1:{200 + number} rwm"]
     # A volume: overlayfs, which Docker inside wants for its images, does not stack on overlayfs.
     words += ["--volume", "/var/lib/docker"]
     words += ["--volume", f"{shared}:/var/cache/apt/archives"]

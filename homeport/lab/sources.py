@@ -1,4 +1,4 @@
-"""Where a lab's machines fetch from: a registry, a Hugging Face Hub and a package index.
+"""Where a lab's machines fetch from: a registry, a Hugging Face Hub, a package index, packages.
 
 One container on the lab's network, with one name for each, over TLS by the lab's authority. The
 registry is the real one from Debian; what it holds stays in the cache between runs.
@@ -16,6 +16,7 @@ from pathlib import Path
 from homeport.lab import LabError, cache, images
 from homeport.lab.authority import Authority
 from homeport.lab.cache import Progress, quiet
+from homeport.lab.content import apt_repository
 from homeport.lab.engine import Engine, Network
 from homeport.lab.machine import archive
 from homeport.lab.registry import Registry
@@ -23,7 +24,7 @@ from homeport.lab.registry import Registry
 REGISTRY = "registry.lab.internal"
 HUB = "hub.lab.internal"
 INDEX = "pypi.lab.internal"
-REGISTRY_PORT, HUB_PORT, INDEX_PORT = 5000, 443, 8443
+REGISTRY_PORT, HUB_PORT, INDEX_PORT, APT_PORT = 5000, 443, 8443, 8080
 
 PROGRAMS = Path(__file__).parent
 HOME = "/srv/lab"
@@ -53,6 +54,7 @@ class Sources:
     authority: Authority
     registries: dict[str, str]
     commands: dict[str, tuple[str, int]] = field(default_factory=dict)
+    apt_key: str = ""
     progress: Progress = quiet
 
     @property
@@ -71,8 +73,20 @@ class Sources:
         # By name: pip 25 cannot verify a certificate for an address.
         return f"https://{INDEX}:{INDEX_PORT}/simple" if "index" in self.commands else ""
 
+    @property
+    def apt(self) -> dict[str, str]:
+        """What stands in for a maker's package repository, by the maker's address."""
+        # Without TLS: what is fetched there is signed.
+        here = {apt_repository.PUBLIC: f"http://{self.address}:{APT_PORT}"}
+        return here if "apt" in self.commands else {}
+
+    @property
+    def apt_keys(self) -> dict[str, str]:
+        """The fingerprint of each one's key."""
+        return dict.fromkeys(self.apt, self.apt_key)
+
     def start(self, service: str) -> None:
-        """Start `registry`, `hub` or `index`, and wait until it answers."""
+        """Start `registry`, `hub`, `index` or `apt`, and wait until it answers."""
         command, port = self.commands[service]
         user = f"{os.getuid()}:{os.getgid()}" if service == "registry" else "0:0"
         out = f"{HOME}/run/{service}"
@@ -87,7 +101,7 @@ class Sources:
             time.sleep(0.05)
 
     def stop(self, service: str) -> None:
-        """Stop `registry`, `hub` or `index` until `start`: its port refuses connections."""
+        """Stop `registry`, `hub`, `index` or `apt` until `start`: its port refuses connections."""
         port = self.commands[service][1]
         kill = f"kill $(cat {HOME}/run/{service}.pid)"
         self.engine.docker("exec", self.container, "sh", "-c", kill)
@@ -169,13 +183,15 @@ def sources(
     registries: tuple[str, ...] = ("ghcr.io",),
     hub_root: Path | None = None,
     wheels: Path | None = None,
+    packages: Path | None = None,
     authority: Authority | None = None,
     progress: Progress = quiet,
 ) -> Iterator[Sources]:
     """The lab's sources, up for the length of the block.
 
     `registries` are the public registries that the lab's stands in for; `hub_root` what the Hub
-    serves, and `wheels` the directory of the package index; without one there is no such source.
+    serves, `wheels` the directory of the package index, and `packages` a repository of Debian's
+    packages, which is signed here; without one there is no such source.
     """
     image = images.sources_image(engine, progress)
     progress("starting the lab's registry, Hub and package index")
@@ -193,7 +209,10 @@ def sources(
     mounts = [f"{cache.directory('registry', 'storage')}:/var/lib/registry"]
     mounts += [f"{hub_root.resolve()}:{HOME}/hub:ro"] if hub_root else []
     mounts += [f"{wheels.resolve()}:{HOME}/wheels:ro"] if wheels else []
-    made.commands = _commands(hub=hub_root is not None, index=wheels is not None)
+    mounts += [f"{packages.resolve()}:{HOME}/packages:ro"] if packages else []
+    made.commands = _commands(
+        hub=hub_root is not None, index=wheels is not None, apt=packages is not None
+    )
     try:
         words = [word for mount in mounts for word in ("--volume", mount)]
         words += ["--network", network.name, "--ip", address, "--init", *engine.labels]
@@ -202,6 +221,9 @@ def sources(
         engine.docker("create", "--name", container, *words, image, "sleep", "infinity")
         engine.docker("cp", "-", f"{container}:/", stdin=archive(_files(made.authority, address)))
         engine.docker("start", container)
+        if packages:
+            sign = ("sh", "-c", apt_repository.SIGN, "sh", f"{HOME}/packages", f"{HOME}/run/apt")
+            made.apt_key = engine.docker("exec", container, *sign).strip()
         for service in made.commands:
             made.start(service)
         yield made
@@ -225,7 +247,7 @@ def _files(authority: Authority, address: str) -> dict[str, tuple[bytes, int]]:
     return files
 
 
-def _commands(*, hub: bool, index: bool) -> dict[str, tuple[str, int]]:
+def _commands(*, hub: bool, index: bool, apt: bool) -> dict[str, tuple[str, int]]:
     """The command line and port of each service."""
     tls = f"--cert {HOME}/server.crt --key {HOME}/server.key"
     commands = {"registry": (f"docker-registry serve {HOME}/registry.yml", REGISTRY_PORT)}
@@ -235,4 +257,7 @@ def _commands(*, hub: bool, index: bool) -> dict[str, tuple[str, int]]:
     if index:
         root = f"--root {HOME}/wheels --port {INDEX_PORT}"
         commands["index"] = (f"python3 {HOME}/index.py {root} {tls}", INDEX_PORT)
+    if apt:
+        serve = f"python3 -m http.server --directory {HOME}/run/apt {APT_PORT}"
+        commands["apt"] = (serve, APT_PORT)
     return commands

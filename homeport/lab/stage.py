@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from homeport.inventory import unbound
 from homeport.lab import LabError, cache
 from homeport.lab import engine as engines
 from homeport.lab.cache import Progress, quiet
-from homeport.lab.content import llama_image, model, open_webui_image
+from homeport.lab.content import apt_repository, llama_image, model, open_webui_image
 from homeport.lab.driver import Driver
 from homeport.lab.engine import Engine, Network
 from homeport.lab.machine import Neighbour, client_key, machine, neighbour
@@ -136,6 +136,17 @@ def wheels(release: str, progress: Progress = quiet) -> Path:
     return cache.entry("wheels", name, build, progress)
 
 
+def pins(nodes: dict[str, Spec]) -> tuple[str, ...]:
+    """The packages that `nodes` want in one version from a maker's repository: "name=version"."""
+    wanted = {pin for node in nodes.values() for spec in find(node, Spec) for pin in _pins(spec)}
+    return tuple(sorted(wanted))
+
+
+def _pins(spec: Spec) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(spec, "pins", ())
+    return found
+
+
 def push_images(nodes: dict[str, Spec], found: Sources, progress: Progress = quiet) -> None:
     """Put every image that `nodes` name into the lab's registry, building what is not there."""
     names = {image.name for node in nodes.values() for image in find(node, Image)}
@@ -172,6 +183,7 @@ def stage(
     """
     nodes = unbound(inventory)
     built = hardware if on == "machine" else None
+    packages = pins(nodes)
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))
         # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
@@ -185,14 +197,22 @@ def stage(
                 network,
                 hub_root=hub or hub_root(nodes, progress),
                 wheels=wheels(release, progress),
+                packages=apt_repository.repository(packages, progress) if packages else None,
                 progress=progress,
             )
         )
         push_images(nodes, found, progress)
         key, public = client_key(directory)
+        common = {
+            "ssh_key": key,
+            "ssh_public": public,
+            "names": found.names,
+            "hook": not packages,
+            "progress": progress,
+        }
         machines = {
             name: stack.enter_context(
-                _bare(built, engine, network, name, node, directory, (key, public), found, release)
+                _bare(built, engine, network, name, node, directory / name, release, common)
             )
             for name, node in nodes.items()
         }
@@ -220,43 +240,29 @@ def handles(node: Spec, kind: type[Gpu] | type[Card] | type[Radio]) -> tuple[str
 
 
 def _bare(
-    on: "Hardware | None",
+    on: Hardware | None,
     engine: Engine,
     network: Network,
     name: str,
     node: Spec,
     directory: Path,
-    key: tuple[Path, str],
-    found: Sources,
     release: str,
+    common: dict[str, Any],
 ) -> AbstractContextManager[Driver]:
     """The bare machine `name`: a virtual one with the hardware `on`, or a container for None."""
     gpus = handles(node, Gpu)
-    if on is not None:
-        return virtual_machine(
-            engine,
-            network,
-            name,
-            directory=directory / name,
-            hardware=on,
-            ssh_key=key[0],
-            ssh_public=key[1],
-            names=found.names,
-            gpus=gpus,
-            cards=tuple(dict.fromkeys((*gpus, *handles(node, Card))))[: on.cards],
-            radios=bool(handles(node, Radio)),
-            progress=found.progress,
-        )
-    return machine(
+    if on is None:
+        return machine(engine, network, name, release=release, gpus=gpus, **common)
+    return virtual_machine(
         engine,
         network,
         name,
-        ssh_key=key[0],
-        ssh_public=key[1],
-        release=release,
-        names=found.names,
+        directory=directory,
+        hardware=on,
         gpus=gpus,
-        progress=found.progress,
+        cards=tuple(dict.fromkeys((*gpus, *handles(node, Card))))[: on.cards],
+        radios=bool(handles(node, Radio)),
+        **common,
     )
 
 

@@ -56,6 +56,8 @@ def write_targets(
         lines += ["[sources]", f"registries = {table(sources.registries)}"]
         lines += [f"hub = {json.dumps(sources.hub)}"] if sources.hub else []
         lines += [f"pypi = {json.dumps(sources.pypi)}"] if sources.pypi else []
+        lines += [f"apt = {table(sources.apt)}"] if sources.apt else []
+        lines += [f"apt_keys = {table(sources.apt_keys)}"] if sources.apt else []
         lines += ['ca_certificates = ["ca.crt"]', ""]
     path = directory / name
     path.write_text("\n".join(lines))

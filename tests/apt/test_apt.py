@@ -37,6 +37,15 @@ def test_lists_are_fetched_when_absent_or_older_than_a_day(
     assert ("\nrefresh || stop\n" in command) is fetched
 
 
+@pytest.mark.parametrize(("version", "done"), [("8.14", False), ("8.15", True), ("8.13", True)])
+def test_a_package_in_a_version(version: str, done: bool) -> None:
+    command = install_command([f"curl={version}"], FRESH)
+    assert (command is not None) is done
+    if command:
+        assert f" --allow-downgrades --allow-change-held-packages curl={version}" in command
+    assert "--allow" not in (install_command(["jq"], FRESH) or "--allow")
+
+
 def test_only_the_missing_are_installed_and_the_wait_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -75,8 +84,8 @@ def test_a_node_without_python_gets_everything() -> None:
 
 
 def test_a_half_installed_package_is_not_installed() -> None:
-    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\n"
-    assert installed_versions(shown) == {"curl": "8.14"}
+    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\nhi \theld\t1\nhU \tcut\t1\n"
+    assert installed_versions(shown) == {"curl": "8.14", "held": "1"}
 
 
 @pytest.mark.parametrize("name", ["python3-venv", "libstdc++6", "docker.io", "jq"])

@@ -132,6 +132,26 @@ def test_all_is_given_back() -> None:
     assert aboard.merged(*aboard.merged({}, {}, WANTED), {}) == ({}, {})
 
 
+@pytest.mark.parametrize(
+    ("dockerd", "added"),
+    [
+        ("Docker version 20.10.24+dfsg1, build 297e128", True),
+        ("Docker version 24.0.9, build x", True),
+        ("Docker version 26.1.5+dfsg1, build a72d7cd", False),
+        ("", False),  # none yet
+    ],
+)
+def test_what_only_a_docker_without_cdi_needs(
+    monkeypatch: pytest.MonkeyPatch, dockerd: str, added: bool
+) -> None:
+    monkeypatch.setattr(aboard, "run", lambda *_: Ran(0, dockerd, ""))
+    theirs = {"runtimes": {"runsc": {"path": "/usr/bin/runsc"}}}
+    config, record = aboard.merged(theirs, {}, aboard.here(WANTED, RUNTIME))
+    assert config["runtimes"].keys() == ({"runsc", "nvidia"} if added else {"runsc"})
+    assert aboard.merged(config, record, {})[0] == theirs
+    assert aboard.here(WANTED, {}) == WANTED
+
+
 def test_a_path_that_is_dropped_goes_and_its_neighbours_stay() -> None:
     config, record = aboard.merged({}, {}, {"bip": "10.0.0.1/24", "log-driver": "local"})
     assert aboard.merged(config, record, {"log-driver": "local"}) == (
@@ -508,6 +528,13 @@ def _but(**changes: Any) -> dict[str, Any]:
     }
 
 
+RUNTIME = {"runtimes/nvidia": {"path": "nvidia-container-runtime"}}
+OLDER = {"spec": SPEC, "without_cdi": RUNTIME}
+NO_RUNTIME = _but(
+    daemon={"differs": ["bip", "runtimes/nvidia"], "there": {"runtimes/nvidia": "not set"}}
+)
+
+
 @pytest.mark.parametrize(
     ("operation", "observed", "arguments", "commands"),
     [
@@ -523,6 +550,9 @@ def _but(**changes: Any) -> dict[str, Any]:
         (deploy.configuration, [_but(certificates={"/x": "y"})], CONFIGURATION, ["rm -f /x"]),
         (deploy.packages, [INSTALLED, AS_WANTED], {}, []),
         (deploy.packages, [NOTHING, AS_WANTED], {}, ["docker-cli docker-compose docker.io nft"]),
+        (deploy.without_cdi_as_well, [AS_WANTED], OLDER, []),
+        (deploy.without_cdi_as_well, [_but(daemon={"differs": ["bip"]})], OLDER, []),
+        (deploy.without_cdi_as_well, [NO_RUNTIME], OLDER, ["_module.merge("]),
         (deploy.running, [AS_WANTED], {"spec": SPEC}, []),
         (
             deploy.running,
@@ -644,6 +674,12 @@ WORDS: list[Words] = [
         [_but(daemon={"differs": ["record"]})],
         CONFIGURATION,
         [(f"/var/lib/homeport/docker.json: what Homeport set in {JSON}", "something else")],
+    ),
+    (
+        deploy.without_cdi_as_well,
+        [NO_RUNTIME],
+        OLDER,
+        [(f'{JSON}: runtimes/nvidia {{"path": "nvidia-container-runtime"}}', "not set")],
     ),
     (
         deploy.packages,

@@ -20,12 +20,14 @@ STEMS = {
     "Base": "base",
     "Caddy": "caddy",
     "Docker": "docker",
+    "GPUs for containers": "nvidia_containers",
     "Host names": "host_names",
     "Models": "hf_models",
     "Programs aboard": "aboard",
     "Secrets": "secrets",
     "Stack": "stack",
 }
+REPOSITORY = "/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list"
 OF_ENGINE = "docker inspect -f '{{%s}}' iona-llama-server-1"
 IMAGE = OF_ENGINE % ".Config.Image"
 
@@ -203,6 +205,24 @@ END""",
         by=DOCKER,
         mended="grep -q shutdown-timeout /etc/docker/daemon.json && "
         "grep -q '\"10m\"' /etc/docker/daemon.json",
+    ),
+    Break(
+        name="toolkit's repository edited",
+        do=f"echo '# mine' >> {REPOSITORY}",
+        by="GPUs for containers | Toolkit's repository",
+        mended=f"! grep -q mine {REPOSITORY}",
+    ),
+    Break(
+        name="toolkit no longer held",
+        do="apt-mark unhold nvidia-container-toolkit",
+        by="GPUs for containers | Toolkit's packages",
+        mended="apt-mark showhold | grep -qx nvidia-container-toolkit",
+    ),
+    Break(
+        name="GPUs no longer described",
+        do="rm /var/run/cdi/nvidia.yaml",
+        by="GPUs for containers | GPUs described",
+        mended="nvidia-ctk cdi list | grep -q =GPU-",
     ),
     Break(
         name="guard's table deleted",

@@ -9,7 +9,8 @@ from homeport.lab.driver import Driver
 # All that Homeport writes, programs and models included; compiled bytecode appears by itself.
 OWNED = (
     "/etc/homeport /var/lib/homeport /opt/homeport /srv/homeport /etc/docker /etc/hosts "
-    "/etc/systemd/system /usr/local/share/ca-certificates"
+    "/etc/systemd/system /usr/local/share/ca-certificates /etc/apt/sources.list.d "
+    "/usr/share/keyrings"
 )
 
 # By name: contents differ from machine to machine (keys, addresses).

@@ -75,6 +75,27 @@ def test_it_is_verified(bookworm: Stage) -> None:
     assert json.loads(to.read_text())["ok"]
 
 
+def test_gpus_come_from_nvidias_runtime_and_stay(bookworm: Stage) -> None:
+    """Docker 20.10 has no CDI; its runc knows a device only by its link in /dev/char."""
+    label = "label=com.docker.compose.service=llama-server"
+    engine = bookworm.machine.succeed(f"docker ps -q --filter {label}")
+    inspect = f"docker inspect -f '{{{{.HostConfig.Runtime}}}}' {engine}"
+    assert bookworm.machine.succeed(inspect) == "nvidia"
+    bookworm.machine.succeed("systemctl daemon-reload")
+    listed = bookworm.machine.succeed(f"docker exec {engine} nvidia-smi -L")
+    assert all(gpu.uuid in listed for gpu in bookworm.machine.gpus)
+    # Where the links are not, a container loses its GPUs: so the check of them can fail.
+    bookworm.machine.succeed("rm /dev/char/1:20*")
+    bookworm.machine.succeed(f"docker restart {engine} && systemctl daemon-reload")
+    assert "Failed to initialize NVML" in bookworm.machine.fail(
+        f"docker exec {engine} nvidia-smi -L"
+    )
+    assert "GPUs for containers | GPUs described" in pending(bookworm)
+    bookworm.machine.succeed(f"systemctl restart homeport-nvidia-cdi && docker restart {engine}")
+    health = f"docker inspect -f '{{{{.State.Health.Status}}}}' {engine}"
+    bookworm.machine.wait_until(f"{health} | grep -qx healthy", timeout=120)
+
+
 def test_a_second_run_changes_nothing(bookworm: Stage) -> None:
     before = containers(bookworm)
     assert pending(bookworm) == []

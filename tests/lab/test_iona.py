@@ -6,6 +6,7 @@ One machine serves all tests of this file and of `test_circumstances`; each leav
 import base64
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,29 @@ def test_a_reboot_brings_all_back(iona: Iona) -> None:
     iona.wait_until_served()
     verified(iona)
     assert iona.pending() == []
+
+
+def test_a_daemon_reload_takes_no_gpu_from_a_container(iona: Iona) -> None:
+    """And where systemd knows nothing of the devices, it does: that is what CDI is for."""
+    listed = "docker exec {} nvidia-smi -L"
+    engine = listed.format("iona-llama-server-1")
+    wanted = {gpu.uuid for gpu in iona.machine.gpus}
+    before = iona.containers()
+    iona.machine.succeed("systemctl daemon-reload")
+    assert set(re.findall(r"UUID: ([^)]+)", iona.machine.succeed(engine))) == wanted
+    assert iona.containers() == before
+    image = iona.container("llama-server")["Config"]["Image"]
+    device = f"nvidia.com/gpu={iona.machine.gpus[0].uuid}"
+    started = f"docker run -d --rm --name other --device {device} --entrypoint sleep {image} 600"
+    scope = f"docker-{iona.machine.succeed(started)}.scope"
+    try:
+        assert iona.machine.gpus[0].uuid in iona.machine.succeed(listed.format("other"))
+        known = "DeviceAllow= 'DeviceAllow=/dev/null rwm'"
+        iona.machine.succeed(f"systemctl set-property --runtime {scope} {known}")
+        iona.machine.succeed("systemctl daemon-reload")
+        assert "Failed to initialize NVML" in iona.machine.fail(listed.format("other"))
+    finally:
+        iona.machine.succeed("docker rm -f other")
 
 
 def label(row: list[Break]) -> str:

@@ -119,9 +119,8 @@ def test_wrong_input_names_the_field(changes: dict[str, Any], field: str) -> Non
 SEEN = {
     "gpus": ["GPU-aaaa", "GPU-bbbb"],
     "driver_words": "",
-    "docker": "26.1.5+dfsg1",
     "hook": "/usr/bin/nvidia-container-runtime-hook",
-    "cdi": False,
+    "way": "hook",
 }
 
 
@@ -132,8 +131,9 @@ SEEN = {
         ({"gpus": ["GPU-aaaa"]}, "does not list right (GPU-bbbb)"),
         ({"gpus": [], "driver_words": "no such command"}, "no such command"),
         ({"hook": ""}, "cannot hand them"),
-        ({"hook": "", "cdi": True}, "cannot hand them"),
-        ({"hook": "", "cdi": True, "docker": "29.2.0"}, ""),
+        ({"hook": "", "way": ""}, "cannot hand them"),
+        ({"hook": "", "way": "runtime"}, ""),
+        ({"hook": "", "way": "cdi"}, ""),
     ],
 )
 def test_a_node_without_its_gpus_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -170,7 +170,7 @@ def test_a_bare_node_is_refused_and_no_gpu_needs_none() -> None:
 
 GPUS = {"gpus": SPEC.gpus}
 WORDS: list[Words] = [
-    (preflight, [{"gpus": ["GPU-aaaa", "GPU-bbbb"], "hook": "x", "cdi": False}], GPUS, []),
+    (preflight, [{"gpus": ["GPU-aaaa", "GPU-bbbb"], "hook": "x", "way": "hook"}], GPUS, []),
     (
         preflight,
         [{"gpus": ["GPU-aaaa"]}],

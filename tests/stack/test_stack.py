@@ -30,14 +30,14 @@ from deploys.stack import (
     deploy,
     operations,
 )
-from deploys.stack.compose import content_hash, file_label, render
+from deploys.stack.compose import Way, content_hash, file_label, render
 from deploys.stack.difference import Difference, difference, stray_files, unit_steps
 from deploys.stack.facts import arguments
 from homeport.pins import Gpu, Image
 from homeport.report import PROGRESS
 from homeport.spec import SpecError
+from homeport_node import common, stack_actions
 from homeport_node import stack as aboard
-from homeport_node import stack_actions
 from homeport_node.common import STACK as DIRECTORY
 from homeport_node.common import Ran
 from tests.operations import Words, yielded
@@ -94,6 +94,7 @@ def observed(**changes: Any) -> dict[str, Any]:
         "taken": {},
         "foreign": [],
         "volumes": {"ui-data": {"ours": True, "users": []}},
+        "gpu_way": "cdi",
     }
     return {**state, **changes}
 
@@ -239,10 +240,6 @@ def test_compose_file() -> None:
     assert engine["ports"] == ["127.0.0.1:8080:80"]
     assert engine["volumes"] == ["/srv/models:/models:ro", "/srv/models/m:/homeport/reads/0:ro"]
     assert engine["security_opt"] == ui["security_opt"] == ["no-new-privileges:true"]
-    device = engine["deploy"]["resources"]["reservations"]["devices"][0]
-    assert device["device_ids"] == ["GPU-1", "GPU-2"]
-    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-    assert "gpus" not in engine
     assert ui["volumes"][0] == "ui-data:/data"
     assert ui["labels"] == {
         "homeport.project": "iona",
@@ -253,6 +250,86 @@ def test_compose_file() -> None:
     # Compose 1 knows neither.
     assert "name" not in document
     assert "start_interval" not in text
+
+
+CDI = ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=GPU-2"]
+
+
+@pytest.mark.parametrize(
+    ("way", "driver", "names"), [("cdi", "cdi", CDI), ("hook", "nvidia", ["GPU-1", "GPU-2"])]
+)
+def test_gpus_are_reserved(way: Way, driver: str, names: list[str]) -> None:
+    engine = yaml.safe_load(render(STACK, way))["services"]["engine"]
+    (device,) = engine["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": driver, "device_ids": names, "capabilities": ["gpu"]}
+    assert not {"gpus", "devices", "runtime"} & engine.keys()
+
+
+def test_without_cdi_the_runtime_is_told() -> None:
+    services = yaml.safe_load(render(STACK, "runtime"))["services"]
+    assert services["engine"]["runtime"] == "nvidia"
+    assert services["engine"]["environment"]["NVIDIA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert "deploy" not in services["engine"]
+    assert "runtime" not in services["ui"]
+    assert render(STACK, "runtime") != render(STACK, "hook")
+
+
+def test_a_docker_that_hands_gpus_over_otherwise_gets_another_file() -> None:
+    other = observed(gpu_way="runtime")
+    assert difference(STACK, other).up == {"compose.yaml": "is not the wanted one"}
+    text = hashlib.sha256(render(STACK, "runtime").encode()).hexdigest()
+    assert not difference(STACK, {**other, "compose_file": text})
+    # Nobody knows: Docker is not there yet.
+    assert not difference(STACK, observed(gpu_way=""))
+
+
+INFO = {"ServerVersion": "26.1.5", "CDISpecDirs": ["/etc/cdi"], "Runtimes": {"runc": {}}}
+
+
+@pytest.mark.parametrize(
+    ("info", "listed", "way"),
+    [
+        (INFO, "nvidia.com/gpu=GPU-1\nnvidia.com/gpu=all\n", "cdi"),
+        (INFO, "nvidia.com/gpu=GPU-2\n", "hook"),
+        (INFO, "", "hook"),
+        ({**INFO, "CDISpecDirs": []}, "nvidia.com/gpu=GPU-1\n", "hook"),
+        ({**INFO, "CDISpecDirs": None, "Runtimes": {"runc": {}, "nvidia": {}}}, "", "runtime"),
+        ({**INFO, "Runtimes": {"nvidia": {}}}, "nvidia.com/gpu=GPU-1\n", "cdi"),
+        ({"ServerVersion": "", "ServerErrors": ["no socket"]}, "nvidia.com/gpu=GPU-1\n", ""),
+        ("Cannot connect", "", ""),
+    ],
+)
+def test_how_docker_hands_gpus_over(
+    monkeypatch: pytest.MonkeyPatch, info: Any, listed: str, way: str
+) -> None:
+    said = {"docker": info if isinstance(info, str) else json.dumps(info), "nvidia-ctk": listed}
+    monkeypatch.setattr(common, "run", lambda *command, **_: Ran(0, said[command[0]], ""))
+    monkeypatch.setattr(common, "CDI_UNIT_FILE", "/no/such/file")
+    assert common.gpu_way(["GPU-1"]) == way
+    # A unit of ours sees to it that they are described.
+    monkeypatch.setattr(common, "CDI_UNIT_FILE", "/")
+    able = isinstance(info, dict) and info.get("CDISpecDirs") and info["ServerVersion"]
+    assert common.gpu_way(["GPU-1"]) == ("cdi" if able else way)
+
+
+@pytest.mark.parametrize(
+    ("active", "text", "way"),
+    [
+        ("active", "", "cdi"),
+        ("inactive", "driver: cdi", "cdi"),
+        ("inactive", "runtime: nvidia", "runtime"),
+        ("inactive", "driver: nvidia", "hook"),
+        ("inactive", "", ""),
+    ],
+)
+def test_a_docker_that_is_stopped_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, active: str, text: str, way: str
+) -> None:
+    monkeypatch.setattr(aboard, "run", lambda *_, **__: Ran(0, f"{active}\n", ""))
+    monkeypatch.setattr(aboard, "gpu_way", lambda gpus: "cdi" if active == "active" else 1 / 0)
+    monkeypatch.setattr(aboard, "read", lambda path: text)
+    assert aboard._gpu_way({"engine": {"gpus": ["GPU-1"]}}) == way
+    assert aboard._gpu_way({"ui": {"gpus": []}}) == ""
 
 
 def test_every_port_is_on_loopback() -> None:
@@ -565,7 +642,21 @@ LISTED = "Available devices:\n  CUDA0: RTX (11264 MiB, 9 MiB free)\n  CUDA1: RTX
         (Ran(125, "", "could not select device driver"), "systemctl restart docker"),
     ],
 )
-def test_a_trial(monkeypatch: pytest.MonkeyPatch, said: Ran, words: str | None) -> None:
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [
+        ("hook", ("--gpus", 'driver=nvidia,"device=GPU-1,GPU-2"')),
+        ("cdi", ("--device", CDI[0], "--device", CDI[1])),
+        ("runtime", ("--runtime", "nvidia", "--env", "NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2")),
+    ],
+)
+def test_a_trial(
+    monkeypatch: pytest.MonkeyPatch,
+    said: Ran,
+    words: str | None,
+    way: str,
+    options: tuple[str, ...],
+) -> None:
     ran: list[tuple[str, ...]] = []
 
     def run(*command: str, timeout: float = 0) -> Ran:
@@ -578,11 +669,12 @@ def test_a_trial(monkeypatch: pytest.MonkeyPatch, said: Ran, words: str | None) 
     arguments: dict[str, Any] = {
         "image": "a/b@sha256:0",
         "gpus": ["GPU-1", "GPU-2"],
+        "way": way,
         "environment": {"A": "b"},
     }
     problem = stack_actions.attempt(**arguments, trial=dataclasses.asdict(trial()))
     command = next(one for one in ran if one[:2] == ("docker", "run"))
-    assert 'driver=nvidia,"device=GPU-1,GPU-2"' in command
+    assert any(command[at : at + len(options)] == options for at in range(len(command)))
     assert command[-4:] == ("--entrypoint", "/app/engine", "a/b@sha256:0", "--list")
     assert "A=b" in command
     if words is None:
@@ -755,6 +847,19 @@ ENGINE_IMAGE = f"image {ENGINE.image.reference}"
 UNIT = "homeport-stack.service"
 TRIED = Stack(project="iona", services=(dataclasses.replace(ENGINE, trial=trial()), UI))
 WORDS: list[Words] = [
+    (
+        operations.compose_file,
+        [observed()],
+        ON,
+        [
+            (
+                "/etc/homeport/stack/compose.yaml: sha1 "
+                f"{hashlib.sha1(render(STACK).encode()).hexdigest()[:12]}, owner root:root, "
+                "mode 644",
+                "no such file",
+            )
+        ],
+    ),
     (operations.fetch, [observed(**MISSING)], ON, [(ENGINE_IMAGE, "not on the node")]),
     (
         operations.fetch,

@@ -22,6 +22,7 @@ patterns = ["/etc/homeport", "/etc/homeport/**", "/etc/systemd/system/*homeport*
             "/etc/systemd/system/*.d/homeport*", "/etc/docker/daemon.json",
             "/etc/docker/certs.d/*/homeport.crt",
             "/usr/local/share/ca-certificates/homeport-*.crt",
+            "/etc/apt/sources.list.d/homeport-*", "/usr/share/keyrings/homeport-*",
             "/srv/homeport/models/**", "/opt/homeport/current", "/etc/localtime"]
 found = []
 for path in sorted({p.rstrip("/") for one in patterns for p in glob.glob(one, recursive=True)}):
@@ -43,6 +44,8 @@ print(json.dumps(found))
 PACKAGES = (
     *("ca-certificates", "curl", "iproute2", "python3", "python3-venv", "tzdata"),
     *("systemd-timesyncd", "docker.io", "docker-cli", "docker-compose", "nftables", "caddy"),
+    *("libnvidia-container-tools", "libnvidia-container1", "nvidia-container-toolkit"),
+    "nvidia-container-toolkit-base",
 )
 COMPOSE = "/etc/homeport/stack"
 

@@ -184,15 +184,17 @@ def virtual_machine(
     hardware: Hardware = DESKSIDE,
     names: dict[str, str] | None = None,
     gpus: tuple[str, ...] = (),
+    hook: bool = True,
     cards: tuple[str, ...] = (),
     radios: bool = False,
     progress: Progress = quiet,
 ) -> Iterator[VirtualMachine]:
     """A booted virtual machine on `network` with a bare Debian, for the length of the block.
 
-    Its disk is an overlay in `directory`, which the caller takes away. `names` are names
-    to addresses for its /etc/hosts, `gpus` the handles of its simulated GPUs, `cards` those
-    of its display devices, `radios` says that it has two simulated Wi-Fi radios.
+    Its disk is an overlay in `directory`, which the caller takes away. `names` are names to
+    addresses for its /etc/hosts, `gpus` the handles of its simulated GPUs, which Docker finds a
+    `hook` for, `cards` those of its display devices, `radios` says that it has two simulated Wi-Fi
+    radios.
     """
     base = disk.bare_disk(engine, hardware, progress)
     directory.mkdir(parents=True, exist_ok=True)
@@ -221,7 +223,7 @@ def virtual_machine(
             progress(f"booting the virtual machine {name} ({accelerated[1].split(',')[0]})")
             made.power_on()
             made.wait_until("true", timeout=60, what="the machine does not boot")
-            files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated))
+            files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated), hook)
             made.unpack(placed(files) | lan(made, network, radios=radios))
             made.succeed(FIRST_BOOT)
             made.wait_for_boot()

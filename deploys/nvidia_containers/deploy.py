@@ -1,0 +1,199 @@
+"""The difference, the operations, and `apply`."""
+
+import hashlib
+import shlex
+from collections.abc import Generator, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.operations import files
+
+from deploys.nvidia_containers.facts import ToolkitState
+from deploys.nvidia_containers.spec import PACKAGES, NvidiaContainers, repository
+from homeport import apt
+from homeport.differs import Pair, content, differs, listed
+from homeport.observe import act
+from homeport.pins import Gpu
+from homeport.refuse import refuse
+from homeport.targets import Target
+from homeport_node.common import CDI_UNIT as UNIT
+from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
+from homeport_node.nvidia_containers import KEYRING, LISTS
+
+FILES = Path(__file__).resolve().parents[2] / "files/nvidia_containers"
+LIST_FILE = str(LISTS / "homeport-nvidia-container-toolkit.list")
+HEADER = "# Managed by Homeport (nvidia_containers). Changes are replaced by the next converge.\n"
+
+Commands = Generator[Any, None, None]
+
+
+def list_text(address: str) -> str:
+    """apt's list for the repository at `address`; $(ARCH) is apt's to fill in."""
+    return f"{HEADER}deb [signed-by={KEYRING}] {address}/stable/deb/$(ARCH) /\n"
+
+
+def unit_text() -> str:
+    """The unit that describes the GPUs before Docker starts."""
+    return (FILES / UNIT).read_text()
+
+
+def _differs(path: str, text: str, observed: dict[str, Any]) -> Iterator[Pair]:
+    """The words for a file of ours that is not `text`; nothing where it is."""
+    wanted = hashlib.sha256(text.encode()).hexdigest()
+    there = observed.get("files", {}).get(path)
+    if there != wanted:
+        yield content(path, wanted, there)
+
+
+def key_words(fingerprint: str, observed: dict[str, Any]) -> Iterator[Pair]:
+    """What differs of the repository's key."""
+    found = observed.get("key", [])
+    if found != [fingerprint]:
+        nothing = "nothing that is a key" if observed.get("keyring") else "no such file"
+        yield Pair(f"{KEYRING}: the key {fingerprint} alone", " and ".join(found) or nothing)
+
+
+def undescribed(gpus: tuple[Gpu, ...], observed: dict[str, Any]) -> list[Pair]:
+    """What differs of the description of the GPUs."""
+    devices = observed.get("devices", [])
+    found = [
+        Pair(f"CDI: the GPU {gpu.handle} ({gpu.uuid})", "not described")
+        for gpu in gpus
+        if gpu.uuid not in devices
+    ]
+    gone = observed.get("gone", [])
+    return [*found, *([Pair("CDI: only what is there", f"no {listed(gone)}")] if gone else [])]
+
+
+def unit_steps(observed: dict[str, Any], text: str) -> list[tuple[str, Pair]]:
+    """(command, words) for all that keeps systemd from describing the GPUs at boot."""
+    unit = observed.get("unit", {})
+    steps = []
+    if unit.get("stale") or list(_differs(UNIT_FILE, text, observed)):
+        loaded = Pair(f"{UNIT}: loaded as on the disk", "an older one is loaded, or none")
+        steps.append(("systemctl daemon-reload", loaded))
+    if not unit.get("enabled"):
+        steps.append((f"systemctl enable {UNIT}", Pair(f"{UNIT}: enabled", "not enabled")))
+    return steps
+
+
+def _observed(address: str) -> dict[str, Any]:
+    state: dict[str, Any] = host.get_fact(
+        ToolkitState,
+        repository=address,
+        packages=[*PACKAGES],
+        files=[LIST_FILE, UNIT_FILE],
+        own_list=LIST_FILE,
+    )
+    return state
+
+
+def _put(path: str, text: str) -> Commands:
+    yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+
+
+@operation()
+def repository_known(address: str, fingerprint: str) -> Commands:
+    """Have apt know the toolkit's repository, by a key with this fingerprint."""
+    observed = _observed(address)
+    others = observed.get("other_lists", [])
+    if others:
+        yield refuse(
+            f"{listed(others)} names the repository {address} too, and apt does nothing any more "
+            "when two files give one repository different keys",
+            f"remove it (rm {shlex.join(others)}), then converge again: Homeport's own list "
+            "takes its place",
+            wanted=f"{address} in {LIST_FILE} alone",
+        )
+        return
+    key = list(key_words(fingerprint, observed))
+    text = list_text(address)
+    entry = list(_differs(LIST_FILE, text, observed))
+    differs([*key, *entry])
+    if key:
+        # The key first: a list without one would end every apt of the node.
+        url = f"{address}/gpgkey"
+        yield act("nvidia_containers", "fetch_key", url=url, fingerprint=fingerprint)
+    if entry:
+        yield from _put(LIST_FILE, text)
+    if not key and not entry:
+        host.noop("apt knows the toolkit's repository")
+
+
+@operation()
+def packages(spec: NvidiaContainers, address: str) -> Commands:
+    """Install the toolkit in the pinned version, and hold it."""
+    state = host.get_fact(apt.AptState, packages=[*PACKAGES])
+    loose = [name for name in PACKAGES if name not in _observed(address).get("held", [])]
+    command = apt.install_command(spec.pins, state)
+    there = state.get("installed", {})
+    differs(
+        Pair(f"package {name} {spec.version}", there.get(name, "not installed"))
+        for name in PACKAGES
+        if there.get(name) != spec.version
+    )
+    differs(Pair(f"package {name}: held", "not held") for name in loose)
+    if command:
+        yield StringCommand(command)
+    if loose:
+        yield StringCommand(f"apt-mark hold {shlex.join(loose)}")
+    if not command and not loose:
+        host.noop(f"NVIDIA's container toolkit is {spec.version}, and held")
+
+
+@operation()
+def described(gpus: tuple[Gpu, ...], address: str) -> Commands:
+    """Have every GPU of the inventory described for containers, now and before Docker at boot."""
+    observed = _observed(address)
+    text = unit_text()
+    entry, steps = list(_differs(UNIT_FILE, text, observed)), unit_steps(observed, text)
+    lacking = undescribed(gpus, observed)
+    inactive = not observed.get("unit", {}).get("active")
+    differs([*entry, *(words for _, words in steps), *lacking])
+    if inactive and not lacking:
+        differs([Pair(f"{UNIT}: active", "not active")])
+    if entry:
+        yield from _put(UNIT_FILE, text)
+    for command, _ in steps:
+        yield StringCommand(command)
+    if lacking or inactive:
+        yield act("nvidia_containers", "describe", gpus=[gpu.uuid for gpu in gpus])
+    if not (entry or steps or lacking or inactive):
+        host.noop("every GPU of the inventory is described")
+
+
+@operation()
+def removed() -> Commands:
+    """Take back what this capability put on the node; the packages stay, no longer held."""
+    observed = _observed("")
+    paths = [*observed.get("files", {}), *([str(KEYRING)] if observed.get("keyring") else [])]
+    if not paths:
+        host.noop("there is nothing of ours")
+        return
+    differs(Pair(f"{path}: no such file", "a file of ours") for path in paths)
+    # By our files it is known that the hold is ours: so it goes before them.
+    held = observed.get("held", [])
+    differs(Pair(f"package {name}: not held", "held") for name in held)
+    if held:
+        yield StringCommand(f"apt-mark unhold {shlex.join(held)}")
+    if UNIT_FILE in paths:
+        yield StringCommand(f"systemctl disable --now {UNIT}")
+    yield StringCommand(f"rm -f {shlex.join(paths)}")
+    if UNIT_FILE in paths:
+        yield StringCommand("systemctl daemon-reload")
+
+
+@deploy("GPUs for containers")
+def apply(spec: NvidiaContainers | None, gpus: tuple[Gpu, ...], target: Target) -> None:
+    """Have `gpus` ready to be handed to containers; None takes it back. To be called before Docker
+    is installed: Docker looks for what the toolkit brings when it starts."""
+    if spec is None:
+        removed(name="No GPUs for containers by us")
+        return
+    address, fingerprint = repository(target.sources)
+    repository_known(name="Toolkit's repository", address=address, fingerprint=fingerprint)
+    packages(name="Toolkit's packages", spec=spec, address=address)
+    described(name="GPUs described", gpus=gpus, address=address)

@@ -1,0 +1,19 @@
+"""The observed state of NVIDIA's container toolkit."""
+
+from homeport.observe import NodeFact
+
+
+class ToolkitState(NodeFact):
+    """What homeport_node/nvidia_containers.py observes. As wanted:
+
+    {"key": ["C95B321B…"], "keyring": True,
+     "files": {"/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list": "9f86…", …},
+     "other_lists": [], "held": ["libnvidia-container1", …],
+     "unit": {"enabled": True, "active": True, "stale": False},
+     "devices": ["0", "GPU-…", "all"], "gone": []}
+
+    `key` holds the fingerprints of all keys in our keyring, `devices` what a container can be given
+    by CDI, `gone` the files that the description names and that are not there.
+    """
+
+    stem = "nvidia_containers"

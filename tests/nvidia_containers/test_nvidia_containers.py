@@ -1,0 +1,404 @@
+"""Cases: what is refused at the desk, the key, what differs, and what is done about it."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.nvidia_containers import NvidiaContainers, daemon_values, deploy
+from deploys.nvidia_containers.deploy import LIST_FILE, list_text, unit_text
+from deploys.nvidia_containers.spec import FINGERPRINT, PACKAGES, REPOSITORY, repository
+from homeport.pins import Gpu
+from homeport.spec import SpecError
+from homeport.targets import Sources
+from homeport_node import nvidia_containers as aboard
+from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
+from homeport_node.common import Ran
+from tests.operations import Words, is_refusal, yielded
+
+SPEC = NvidiaContainers()
+LEFT, RIGHT = Gpu(handle="left", uuid="GPU-1"), Gpu(handle="right", uuid="GPU-2")
+MIRROR = "https://mirror.example/nvidia"
+# Of a key that was made for these tests: `gpg --quick-gen-key`, and what `gpg --show-keys` says.
+OURS = "4F3F47B54B66D5320D34DA7D636B4EECEFCAC49B"
+ARMORED = b"""-----BEGIN PGP PUBLIC KEY BLOCK-----
+Comment: a header
+
+mDMEawGcoRYJKwYBBAHaRw8BAQdA0LSVLpY0mqJE1kLoAPqmoTyaCZuZYh9BXkZO
+PvmWfva0DkhvbWVwb3J0IHRlc3RziJAEExYIADgWIQRPP0e1S2bVMg002n1ja07s
+78rEmwUCawGcoQIbAwULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAKCRBja07s78rE
+mz9xAP4qrLk4TXrBRxYP744TQ0nzxsnyXAsIEdsDm+m98+IaeAD/QMnTaaiO7L4k
+rAl8X9NN9HEYSmArANiiZdYzaQNHUw4=
+=bDnL
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+
+
+@pytest.mark.parametrize("version", ["1.17.8-1", "1.20.1", "1.20.1-1;reboot", "", "latest"])
+def test_wrong_input_names_its_field(version: str) -> None:
+    with pytest.raises(SpecError, match=r"nvidia_containers\.version: .*must be"):
+        NvidiaContainers(version=version)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("apt", {"apt": {REPOSITORY: "mirror.example"}}),
+        ("apt", {"apt": {"nvidia": MIRROR}}),
+        ("apt_keys", {"apt_keys": {REPOSITORY: OURS}}),
+        ("apt_keys", {"apt": {REPOSITORY: MIRROR}, "apt_keys": {REPOSITORY: OURS[:16]}}),
+        ("apt_keys", {"apt": {REPOSITORY: MIRROR}, "apt_keys": {REPOSITORY: OURS.lower()}}),
+    ],
+)
+def test_wrong_sources_name_their_field(field: str, values: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"sources.{field}: .*must hold"):
+        Sources(**values)
+
+
+def test_a_mirror_keeps_nvidias_key_unless_it_has_its_own() -> None:
+    assert repository(Sources()) == (REPOSITORY, FINGERPRINT)
+    assert repository(Sources(apt={REPOSITORY: f"{MIRROR}/"})) == (MIRROR, FINGERPRINT)
+    own = Sources(apt={REPOSITORY: MIRROR}, apt_keys={REPOSITORY: OURS})
+    assert repository(own) == (MIRROR, OURS)
+
+
+def test_docker_is_given_the_runtime() -> None:
+    assert daemon_values(SPEC).keys() == {"runtimes/nvidia"}
+    assert daemon_values(None) == {}
+
+
+# The key ----------------------------------------------------------------------------------------
+
+KEY = aboard.dearmored(ARMORED)
+
+
+def test_the_fingerprint_is_that_of_gpg() -> None:
+    assert aboard.fingerprints(ARMORED) == aboard.fingerprints(KEY) == [OURS]
+    assert aboard.fingerprints(KEY + KEY) == [OURS, OURS]
+
+
+def _new_format(old: bytes) -> bytes:
+    """The packets of `old` with headers of the new format (RFC 9580, 4.2.1)."""
+    found = b""
+    for tag, body in aboard.packets(old):
+        length = len(body)
+        if length < 192:
+            size = bytes([length])
+        elif length < 8384:
+            size = bytes([((length - 192) >> 8) + 192, (length - 192) & 255])
+        found += bytes([0xC0 | tag]) + size + body
+    return found
+
+
+def test_both_formats_of_packets_are_read() -> None:
+    assert aboard.fingerprints(_new_format(KEY)) == [OURS]
+    long = bytes([0xC0 | 13, 255]) + (300).to_bytes(4, "big") + b"x" * 300
+    middle = bytes([0xC0 | 13, 192, 8]) + b"y" * 200
+    assert aboard.packets(long + middle) == [(13, b"x" * 300), (13, b"y" * 200)]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<html>404</html>", "no OpenPGP key"),
+        (KEY[:40], "cut short"),
+        (KEY[:1], "no OpenPGP key"),
+        (bytes([0xC0 | 6, 224]) + KEY, "no length"),
+        (bytes([0x80 | 6 << 2 | 3]) + KEY, "no length"),
+        (bytes([0x80 | 5 << 2, 1, 0]), "kind 5 has no place"),
+        (bytes([0x80 | 6 << 2, 1, 6]), "version 4"),
+        (ARMORED.replace(b"mDME", b"m!ME"), "armor"),
+    ],
+)
+def test_what_is_no_key_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        aboard.fingerprints(data)
+
+
+@pytest.fixture
+def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "keyrings" / "ours.gpg"
+    monkeypatch.setattr(aboard, "KEYRING", path)
+    return path
+
+
+def test_the_right_key_is_kept(keyring: Path, tmp_path: Path) -> None:
+    (tmp_path / "gpgkey").write_bytes(ARMORED)
+    assert aboard.fetch_key((tmp_path / "gpgkey").as_uri(), OURS) is None
+    assert keyring.read_bytes() == KEY
+    assert keyring.stat().st_mode & 0o777 == 0o644
+    assert aboard.key_state() == [OURS]
+
+
+OTHER = bytes([0x80 | 6 << 2, 5]) + b"\x04abcd"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(OTHER, "and not 4F3F47B5"), (KEY + OTHER, f"{OURS} and "), (b"no key", "no OpenPGP key")],
+)
+def test_another_key_is_not_trusted(keyring: Path, tmp_path: Path, data: bytes, words: str) -> None:
+    """Nor the right one with another beside it, which apt would trust as well."""
+    (tmp_path / "gpgkey").write_bytes(data)
+    problem = aboard.fetch_key((tmp_path / "gpgkey").as_uri(), OURS)
+    assert words in (problem or "")
+    assert "nothing was changed" in (problem or "")
+    assert not keyring.exists()
+    assert aboard.key_state() == []
+
+
+def test_a_key_that_is_not_there_is_said(keyring: Path, tmp_path: Path) -> None:
+    assert "gpgkey: " in (aboard.fetch_key((tmp_path / "gpgkey").as_uri(), OURS) or "")
+
+
+# What is there ----------------------------------------------------------------------------------
+
+
+def test_other_lists_of_the_repository_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aboard, "LISTS", tmp_path)
+    own = tmp_path / "homeport.list"
+    own.write_text(list_text(REPOSITORY))
+    (tmp_path / "debian.sources").write_text("URIs: https://deb.example/debian\n")
+    (tmp_path / "off.list").write_text(f"# deb {REPOSITORY}/stable/deb/amd64 /\n")
+    assert aboard.other_lists(REPOSITORY, str(own)) == []
+    (tmp_path / "theirs.sources").write_text(f"URIs: {REPOSITORY}/stable/deb/amd64/\n")
+    assert aboard.other_lists(REPOSITORY, str(own)) == [str(tmp_path / "theirs.sources")]
+
+
+YAML = """cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+containerEdits:
+  mounts:
+  - containerPath: /usr/bin/nvidia-smi
+    hostPath: {there}
+  - hostPath: /no/such/file
+    containerPath: /x
+  deviceNodes:
+  - path: /dev/nvidia-no-such
+    hostPath: /dev/null
+"""
+
+
+def test_a_description_of_files_that_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aboard, "DESCRIPTIONS", (tmp_path, tmp_path / "absent"))
+    (tmp_path / "other.yaml").write_text("kind: x.example/y\nhostPath: /nor/this\n")
+    assert aboard.gone() == []
+    (tmp_path / "nvidia.yaml").write_text(YAML.format(there=tmp_path))
+    assert aboard.gone() == ["/dev/nvidia-no-such", "/no/such/file"]
+
+
+def test_a_device_is_known_by_its_number() -> None:
+    assert aboard.link_of("/dev/null") == "/dev/char/1:3"
+    assert aboard.DEVICE.findall('- path: "/dev/nvidia0"\n  hostPath: /dev/x\n') == ["/dev/nvidia0"]
+
+
+@pytest.mark.parametrize(
+    ("restart", "devices", "missing", "words"),
+    [
+        (Ran(0, "", ""), ["GPU-1", "all"], [], None),
+        (Ran(0, "", ""), ["GPU-2"], [], "describes no GPU-1"),
+        (Ran(0, "", ""), ["GPU-1"], ["/x.so"], "not there: /x.so"),
+        (Ran(1, "", "no unit"), ["GPU-1"], [], "cannot describe the GPUs: the driver says no"),
+    ],
+)
+def test_describing(
+    monkeypatch: pytest.MonkeyPatch,
+    restart: Ran,
+    devices: list[str],
+    missing: list[str],
+    words: str | None,
+) -> None:
+    journal = Ran(0, "the driver says no\n", "")
+    monkeypatch.setattr(
+        aboard, "run", lambda *command, **_: restart if command[0] == "systemctl" else journal
+    )
+    monkeypatch.setattr(aboard, "cdi_devices", lambda: devices)
+    monkeypatch.setattr(aboard, "gone", lambda: missing)
+    problem = aboard.describe(["GPU-1"])
+    assert problem is None if words is None else words in (problem or "")
+
+
+# The difference ---------------------------------------------------------------------------------
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+AS_WANTED: dict[str, Any] = {
+    "key": [FINGERPRINT],
+    "keyring": True,
+    "files": {LIST_FILE: _digest(list_text(REPOSITORY)), UNIT_FILE: _digest(unit_text())},
+    "other_lists": [],
+    "held": [*PACKAGES],
+    "unit": {"enabled": True, "active": True, "stale": False},
+    "devices": ["0", "1", "GPU-1", "GPU-2", "all"],
+    "gone": [],
+}
+BARE: dict[str, Any] = {
+    **AS_WANTED,
+    "key": [],
+    "keyring": False,
+    "files": {},
+    "held": [],
+    "unit": {"enabled": False, "active": False, "stale": False},
+    "devices": [],
+}
+INSTALLED = {"installed": dict.fromkeys(PACKAGES, SPEC.version), "lists_age": 60.0}
+OLD = {"installed": dict.fromkeys(PACKAGES, "1.17.8-1"), "lists_age": 60.0}
+NOTHING: dict[str, Any] = {"installed": {}, "lists_age": None}
+
+KNOWN = {"address": REPOSITORY, "fingerprint": FINGERPRINT}
+PINNED = {"spec": SPEC, "address": REPOSITORY}
+GPUS = {"gpus": (LEFT, RIGHT), "address": REPOSITORY}
+ALL = " ".join(sorted(SPEC.pins))
+
+
+def _but(**changes: Any) -> dict[str, Any]:
+    return {**AS_WANTED, **changes}
+
+
+@pytest.mark.parametrize(
+    ("operation", "observed", "arguments", "commands"),
+    [
+        (deploy.repository_known, [AS_WANTED], KNOWN, []),
+        (deploy.repository_known, [BARE], KNOWN, ["_module.fetch_key(", "FileUpload"]),
+        (deploy.repository_known, [_but(key=[OURS])], KNOWN, ["_module.fetch_key("]),
+        (deploy.repository_known, [_but(key=[FINGERPRINT, OURS])], KNOWN, ["fetch_key("]),
+        (deploy.repository_known, [_but(files={LIST_FILE: "0"})], KNOWN, ["FileUpload"]),
+        (deploy.packages, [INSTALLED, AS_WANTED], PINNED, []),
+        (deploy.packages, [NOTHING, BARE], PINNED, [ALL, f"apt-mark hold {' '.join(PACKAGES)}"]),
+        (deploy.packages, [OLD, AS_WANTED], PINNED, ["--allow-downgrades"]),
+        (deploy.packages, [INSTALLED, _but(held=PACKAGES[1:])], PINNED, [f"hold {PACKAGES[0]}"]),
+        (deploy.described, [AS_WANTED], GPUS, []),
+        (
+            deploy.described,
+            [BARE],
+            GPUS,
+            ["FileUpload", "systemctl daemon-reload", "systemctl enable", "_module.describe("],
+        ),
+        (deploy.described, [_but(devices=["GPU-1", "all"])], GPUS, ["_module.describe("]),
+        (deploy.described, [_but(gone=["/x.so"])], GPUS, ["_module.describe("]),
+        (
+            deploy.described,
+            [_but(unit={"enabled": True, "active": False, "stale": True})],
+            GPUS,
+            ["systemctl daemon-reload", "_module.describe("],
+        ),
+        (deploy.removed, [_but(files={}, keyring=False)], {}, []),
+        (
+            deploy.removed,
+            [AS_WANTED],
+            {},
+            ["apt-mark unhold", "systemctl disable --now", "rm -f", "systemctl daemon-reload"],
+        ),
+        # Interrupted before the files went; or a hold that is somebody else's.
+        (deploy.removed, [_but(held=[], files={})], {}, [f"rm -f {aboard.KEYRING}"]),
+        (deploy.removed, [_but(files={}, keyring=False, held=[*PACKAGES])], {}, []),
+    ],
+)
+def test_operations(
+    operation: Any, observed: list[dict[str, Any]], arguments: dict[str, Any], commands: list[str]
+) -> None:
+    found = yielded(operation, *observed, **arguments)
+    assert len(found) == len(commands), found
+    for command, words in zip(found, commands, strict=True):
+        assert words in command
+
+
+def test_another_list_of_the_repository_is_refused() -> None:
+    (said,) = yielded(deploy.repository_known, _but(other_lists=["/etc/apt/x.list"]), **KNOWN)
+    assert is_refusal(said)
+    assert "rm /etc/apt/x.list" in said
+
+
+def test_the_list_and_the_unit() -> None:
+    text = list_text(MIRROR)
+    assert f"deb [signed-by={aboard.KEYRING}] {MIRROR}/stable/deb/$(ARCH) /\n" in text
+    for owned in (text, unit_text()):
+        assert owned.startswith("# Managed by Homeport (nvidia_containers).")
+    assert "Before=docker.service" in unit_text()
+
+
+def test_a_machine_without_the_toolkit() -> None:
+    """What the program aboard says where nothing of it is there, as on the desk."""
+    state = aboard.observe("", [], ["/no/such/file"], "")
+    assert state.keys() == AS_WANTED.keys()
+    assert state["files"] == {}
+
+
+# What drift says --------------------------------------------------------------------------------
+
+NO_LIST = (f"{LIST_FILE}: sha256 {_digest(list_text(REPOSITORY))[:12]}", "no such file")
+NO_UNIT = (f"{UNIT_FILE}: sha256 {_digest(unit_text())[:12]}", "no such file")
+THE_KEY = f"{aboard.KEYRING}: the key {FINGERPRINT} alone"
+UNLOADED = "an older one is loaded, or none"
+WORDS: list[Words] = [
+    (deploy.repository_known, [BARE], KNOWN, [(THE_KEY, "no such file"), NO_LIST]),
+    (deploy.repository_known, [_but(key=[OURS])], KNOWN, [(THE_KEY, OURS)]),
+    (deploy.repository_known, [_but(key=[])], KNOWN, [(THE_KEY, "nothing that is a key")]),
+    (
+        deploy.repository_known,
+        [_but(other_lists=["/etc/apt/x.list"])],
+        KNOWN,
+        [
+            (
+                f"{REPOSITORY} in {LIST_FILE} alone",
+                f"/etc/apt/x.list names the repository {REPOSITORY} too, and apt does nothing any "
+                "more when two files give one repository different keys",
+            )
+        ],
+    ),
+    (
+        deploy.packages,
+        [{**INSTALLED, "installed": {**INSTALLED["installed"], PACKAGES[0]: "1.17.8-1"}}, BARE],  # type: ignore[dict-item]
+        PINNED,
+        [
+            (f"package {PACKAGES[0]} {SPEC.version}", "1.17.8-1"),
+            *((f"package {name}: held", "not held") for name in PACKAGES),
+        ],
+    ),
+    (
+        deploy.described,
+        [BARE],
+        {"gpus": (LEFT,), "address": REPOSITORY},
+        [
+            NO_UNIT,
+            ("homeport-nvidia-cdi.service: loaded as on the disk", UNLOADED),
+            ("homeport-nvidia-cdi.service: enabled", "not enabled"),
+            ("CDI: the GPU left (GPU-1)", "not described"),
+        ],
+    ),
+    (
+        deploy.described,
+        [_but(gone=["/x.so"], unit={"enabled": True, "active": False, "stale": False})],
+        GPUS,
+        [("CDI: only what is there", "no /x.so")],
+    ),
+    (
+        deploy.described,
+        [_but(unit={"enabled": True, "active": False, "stale": False})],
+        GPUS,
+        [("homeport-nvidia-cdi.service: active", "not active")],
+    ),
+    (
+        deploy.removed,
+        [_but(files={LIST_FILE: "0"}, held=["libnvidia-container1"])],
+        {},
+        [
+            (f"{LIST_FILE}: no such file", "a file of ours"),
+            (f"{aboard.KEYRING}: no such file", "a file of ours"),
+            ("package libnvidia-container1: not held", "held"),
+        ],
+    ),
+]
+
+
+def test_the_key_of_these_tests_is_whole() -> None:
+    assert base64.b64decode(b"".join(ARMORED.splitlines()[3:-2]), validate=True) == KEY
