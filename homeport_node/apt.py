@@ -15,13 +15,13 @@ REFRESHED = Path("/var/lib/homeport/apt-refreshed")
 def installed_versions(dpkg_query: str) -> "dict[str, str]":
     """{package: version} of the lines "ii  name version" that dpkg-query printed.
 
-    "ii " alone is whole: a package whose installation was cut short has another status.
+    "ii " and, of a held one, "hi " are whole: an installation that was cut short has another.
     """
     found = {}
     for line in dpkg_query.splitlines():
         status, _, rest = line.partition("\t")
         name, _, version = rest.partition("\t")
-        if status == "ii ":
+        if status in ("ii ", "hi "):
             found[name] = version
     return found
 

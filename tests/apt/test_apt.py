@@ -74,9 +74,9 @@ def test_a_node_without_python_gets_everything() -> None:
     assert "get install python3 " in command
 
 
-def test_a_half_installed_package_is_not_installed() -> None:
-    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\n"
-    assert installed_versions(shown) == {"curl": "8.14"}
+def test_a_half_installed_package_is_not_installed_and_a_held_one_is() -> None:
+    shown = "ii \tcurl\t8.14\niU \ttree\t2.2\nrc \tjq\t1.7\nhi \tbc\t1.0\n"
+    assert installed_versions(shown) == {"curl": "8.14", "bc": "1.0"}
 
 
 @pytest.mark.parametrize("name", ["python3-venv", "libstdc++6", "docker.io", "jq"])
