@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
-from homeport.lab import LabError, cache, images
+from homeport.lab import LabError, cache, images, nvml
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.engine import Engine, Network
 from homeport.lab.keeper import remove_cgroups
@@ -34,6 +34,7 @@ LACKS = {
     "boot_loader": "a container has no boot loader",
     "kernel": "a container has no kernel of its own",
     "iommu": "a container has no IOMMU groups",
+    "nvidia_driver": "the GPUs are simulated: there is nothing that a driver could be loaded for",
     "cuda": "the GPUs are simulated, and the lab's llama-server is a build for the CPU",
 }
 
@@ -62,6 +63,10 @@ class SimulatedGpu:
     uuid: str
     name: str = "NVIDIA GeForce RTX 2080 Ti"
     memory_mib: int = 11264
+    power_min_w: int = 100
+    power_max_w: int = 280
+    power_default_w: int = 250
+    clock_max_mhz: int = 2100
 
 
 def simulated_gpus(machine: str, handles: tuple[str, ...]) -> tuple[SimulatedGpu, ...]:
@@ -247,14 +252,23 @@ class Machine:
         """Put all GPUs back in."""
         self._plug(self.gpus)
 
+    def gpu_faults(self, *lines: str) -> None:
+        """Have the simulated NVML play these, and no others: see hardware/nvml."""
+        self.put(nvml.FAULTS, "".join(f"{line}\n" for line in lines).encode())
+
     def _plug(self, gpus: tuple[SimulatedGpu, ...]) -> None:
         self.put("/usr/lib/simulated-gpu/gpus", gpu_table(gpus))
 
 
 def gpu_table(gpus: tuple[SimulatedGpu, ...]) -> bytes:
-    """The table that the simulated nvidia-smi reads."""
+    """The table that the simulated nvidia-smi and NVML read.
+
+    /sys shows a container the host's PCI functions: no host has a domain ffff, and so none of
+    its functions, which it may have given to vfio-pci, is taken for one of these.
+    """
     return "".join(
-        f"{n}|{gpu.uuid}|{gpu.name}|{gpu.memory_mib}|00000000:{n + 1:02X}:00.0|550.163.01\n"
+        f"{n}|{gpu.uuid}|{gpu.name}|{gpu.memory_mib}|0000FFFF:{n + 1:02X}:00.0|550.163.01"
+        f"|{gpu.power_min_w}|{gpu.power_max_w}|{gpu.power_default_w}|{gpu.clock_max_mhz}\n"
         for n, gpu in enumerate(gpus)
     ).encode()
 
@@ -310,6 +324,8 @@ def machine(
     host = key_pair()
     simulated = simulated_gpus(name, gpus)
     files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated))
+    if simulated:
+        files |= nvml.files(nvml.library(engine, progress))
     with _packages(release, container, engine) as packages:
         try:
             _create(engine, network, image, container, name, address, packages)
