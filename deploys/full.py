@@ -14,6 +14,7 @@ from deploys import (
     host_names,
     hotspot,
     llama_server,
+    nvidia,
     open_webui,
     secrets,
     stack,
@@ -24,12 +25,15 @@ from homeport.targets import Target
 node: Node = host.data.node
 target: Target = host.data.target
 
+nvidia.preflight(spec=node.nvidia)  # before anything is changed
 base.apply(spec=node.base, target=target)
 host_names.apply(spec=node.host_names)
+nvidia.prepare(spec=node.nvidia, target=target)
 docker.apply(spec=node.docker, target=target)
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
 aboard.apply(spec=node.aboard, target=target)
+nvidia.apply(spec=node.nvidia)
 secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
 caddy.apply(spec=node.caddy, backends=node.backends)

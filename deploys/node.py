@@ -21,6 +21,7 @@ from deploys.llama_server import API_KEY, LlamaServer
 from deploys.llama_server import CONTAINER_PORT as ENGINE_PORT
 from deploys.llama_server import SERVICE as ENGINE
 from deploys.llama_server import service as llama_server_service
+from deploys.nvidia import Nvidia
 from deploys.open_webui import Around, OpenWebui
 from deploys.open_webui import service as open_webui_service
 from deploys.secrets import Secrets, SecretSource
@@ -36,6 +37,7 @@ class Node(Spec):
 
     name: str
     base: Base = field(default_factory=lambda: Base())
+    nvidia: Nvidia | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None
     llama_server: LlamaServer | None = None
@@ -114,7 +116,7 @@ class Node(Spec):
     @property
     def aboard(self) -> Aboard | None:
         """The programs on the node, where some capability runs them there."""
-        return Aboard() if self.hf_models is not None else None
+        return Aboard() if self.hf_models is not None or self.nvidia is not None else None
 
     @property
     def secrets(self) -> Secrets | None:
