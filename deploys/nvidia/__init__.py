@@ -34,7 +34,8 @@ from homeport.capability import Capability
 CAPABILITY = Capability(
     summary="NVIDIA's driver, held; per card power limit, locked clocks and persistence",
     proof="unit",
-    unproven="a real GPU and its driver: NVML is the lab's simulation, no recording confirms it",
+    unproven="a real GPU: NVML is simulated, and recorded only without a driver; NVIDIA's "
+    "repository and Ubuntu: cases only",
 )
 
 __all__ = [

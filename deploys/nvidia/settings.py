@@ -16,7 +16,7 @@ from deploys.nvidia.spec import Card, Nvidia
 from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.refuse import refuse
-from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED
+from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED, reboot_reasons
 from homeport_node.nvidia_settings import STEP_MHZ, out_of_range
 
 UNIT_SOURCE = Path(__file__).resolve().parents[2] / "files/nvidia" / UNIT
@@ -48,12 +48,12 @@ def excess(spec: Nvidia, observed: dict[str, Any]) -> list[str]:
 
 def unreachable(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, str] | None:
     """(cause, remedy) when a card of the inventory cannot be asked, else None."""
-    versions = observed["versions"]
-    if observed["mismatch"]:
+    waits = reboot_reasons(observed)
+    if observed["mismatch"] or (observed["error"] and waits):
+        mismatch = ["driver/library version mismatch"] if observed["mismatch"] else []
         return (
-            f"the loaded nvidia module {versions['loaded']} and the library {versions['library']} "
-            f"are of different versions (driver/library version mismatch: {observed['error']})",
-            "reboot the node; nvidia.driver other than 'none' holds the packages at their version",
+            f"the driver does not answer: {observed['error']}: {'; '.join([*mismatch, *waits])}",
+            "reboot the node; held packages (nvidia.driver other than 'none') stay as they are",
         )
     if observed["error"]:
         return (
@@ -185,7 +185,8 @@ def configured(spec: Nvidia) -> Commands:
     observed = observed_cards()
     problem = unreachable(spec, observed)
     if problem:
-        yield refuse(*problem, wanted=f"GPUs: {listed(card.name for card in spec.cards)}")
+        names = listed((card.name for card in spec.cards), otherwise="those that are there")
+        yield refuse(*problem, wanted=f"the driver answers for the GPUs: {names}")
         return
     wanted, found = wanted_files(spec, observed), observed["files"]
     write = {path: text for path, text in wanted.items() if found.get(path) != text}

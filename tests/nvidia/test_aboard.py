@@ -14,6 +14,7 @@ from homeport_node import nvidia, nvidia_driver, nvidia_settings
 from homeport_node.common import Ran
 from tests.nvidia.fake_nvml import LEFT, RIGHT, FakeCard, FakeNvml
 
+RECORDED = Path(__file__).with_name("recorded.json")
 SET: dict[str, Any] = {"handle": "left", "power_limit": 200, "locked_clocks": [300, 1800]}
 LOST = {"nvmlDeviceGetHandleByIndex": pynvml.NVML_ERROR_GPU_IS_LOST}
 
@@ -244,6 +245,8 @@ def test_the_simulation_has_what_is_called_and_nothing_else() -> None:
     defined = re.findall(r"^(?:int|const char \*)\s*(nvml\w+)\(", SOURCE.read_text(), re.M)
     assert set(defined) == wanted
     assert len(defined) == len(wanted)
+    real: list[str] = json.loads(RECORDED.read_text())["symbols"]
+    assert wanted <= set(real)
 
 
 # The driver -------------------------------------------------------------------------------------

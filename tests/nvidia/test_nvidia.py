@@ -236,6 +236,7 @@ BARE: dict[str, Any] = {
     "error": "",
     "mismatch": False,
     "versions": {"loaded": "550.163.01", "library": "550.163.01"},
+    "nouveau": False,
     "files": {},
     "applied": {},
     "units": {
@@ -295,13 +296,23 @@ def test_what_is_allowed_or_unknown_is_not_refused(observed: dict[str, Any]) -> 
             {**BARE, "cards": [], "error": "RM has detected", "mismatch": True},
             ["driver/library version mismatch", "reboot the node"],
         ),
-        ({**BARE, "cards": [], "error": "Driver Not Loaded"}, ["Driver Not Loaded"]),
+        ({**BARE, "cards": [], "error": "Driver Not Loaded"}, ["Driver Not Loaded", "journalctl"]),
+        (
+            {
+                **BARE,
+                "cards": [],
+                "error": "Driver Not Loaded",
+                "nouveau": True,
+                "versions": {"loaded": "", "library": "550.163.01"},
+            },
+            ["nouveau holds the GPUs", "reboot the node"],
+        ),
         (
             {**BARE, "cards": [{**THERE, "uuid": RIGHT}], "lost": ["GPU 0: GPU is lost"]},
             [f"does not list left ({LEFT}); it lists: GPU 0: GPU is lost, {RIGHT}", "off the bus"],
         ),
     ],
-    ids=["mismatch", "no driver", "vanished"],
+    ids=["mismatch", "no driver", "nouveau", "vanished"],
 )
 def test_cards_that_cannot_be_asked_are_named(observed: dict[str, Any], words: list[str]) -> None:
     (refusal,) = yielded(settings.configured, observed, spec=SPEC)
@@ -508,7 +519,12 @@ WORDS: list[Words] = [
         settings.configured,
         [{**BARE, "error": "Driver Not Loaded"}],
         {"spec": SPEC},
-        [(f"GPUs: {NAME}", "the driver does not answer: Driver Not Loaded")],
+        [
+            (
+                f"the driver answers for the GPUs: {NAME}",
+                "the driver does not answer: Driver Not Loaded",
+            )
+        ],
     ),
     (
         settings.configured,

@@ -14,6 +14,7 @@ import pytest
 from homeport.lab import rehearse
 from homeport.lab.stage import Stage, stage
 from homeport_node.nvidia import APPLIED, PERSISTENCED, UNIT, WANTED
+from tests.nvidia.test_aboard import RECORDED
 from tests.nvidia.test_node import ASK
 
 pytestmark = pytest.mark.container
@@ -31,7 +32,8 @@ NODE = Node(name="cards", nvidia=Nvidia(cards=(LEFT, RIGHT)))
 hosts = inventory(__file__, cards=NODE)
 """
 # As whoever is root there would, with the bindings in the programs aboard.
-SET = """/opt/homeport/current/bin/python - <<'END'
+PYTHON = "/opt/homeport/current/bin/python"
+SET = f"""{PYTHON} - <<'END'
 import pynvml
 pynvml.nvmlInit()
 for index in range(pynvml.nvmlDeviceGetCount()):
@@ -39,6 +41,14 @@ for index in range(pynvml.nvmlDeviceGetCount()):
     if pynvml.nvmlDeviceGetUUID(card) == "%s":
         pynvml.nvmlDeviceSetPowerManagementLimit(card, %d * 1000)
 END"""
+CALL = """import json, pynvml
+def call(name):
+    try:
+        return getattr(pynvml, name)()
+    except pynvml.NVMLError as error:
+        return error.value
+print(json.dumps([call(name) for name in %r]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +144,17 @@ def test_what_somebody_changed_is_named_and_healed(on: Stage) -> None:
     rehearse.converge(on, quiet=True)
     assert cards(on) == AS_WANTED
     assert drift(on) == {}
+
+
+def test_the_simulation_is_held_to_what_a_real_library_said(on: Stage) -> None:
+    """The one recording that there is: a real library on a machine without a driver."""
+    recorded: list[list[Any]] = json.loads(RECORDED.read_text())["without_a_driver"]
+    table = "/usr/lib/simulated-gpu/gpus"
+    said = on.machine.succeed(
+        f"mv {table} {table}.away; {PYTHON} - <<'END'\n{CALL % [name for name, _ in recorded]}END\n"
+        f"status=$?; mv {table}.away {table}; exit $status"
+    )
+    assert json.loads(said) == [answer for _, answer in recorded]
 
 
 def test_failures_of_cards_and_driver_are_named(on: Stage) -> None:

@@ -24,8 +24,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
        INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, VERSION_MISMATCH = 18 };
+#define LIBRARY_VERSION "12.550.163.01" /* NVML's, and its driver's */
 enum { MOST = 16, GRAPHICS = 0, IDLE_MHZ = 300, REASON_IDLE = 1, REASON_POWER_CAP = 4 };
 
 typedef struct {
@@ -39,6 +40,7 @@ typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance,
 
 static Card cards[MOST]; /* a handle is the address of one of these */
 static unsigned count;
+static int up;
 
 static FILE *open_file(const char *path, const char *mode) {
     char whole[4096];
@@ -128,7 +130,9 @@ static int fault(const Card *card) {
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
-    return plays("*", "mismatch") ? VERSION_MISMATCH : read_cards();
+    int bad = plays("*", "mismatch") ? VERSION_MISMATCH : read_cards();
+    up |= !bad;
+    return bad;
 }
 
 int nvmlShutdown(void) {
@@ -147,18 +151,16 @@ const char *nvmlErrorString(int code) {
 }
 
 int nvmlSystemGetDriverVersion(char *version, unsigned size) {
-    return text(version, size, count ? cards[0].driver : "0");
+    return !up ? UNINITIALIZED : text(version, size, count ? cards[0].driver : LIBRARY_VERSION + 3);
 }
 
 int nvmlSystemGetNVMLVersion(char *version, unsigned size) {
-    char whole[96];
-    snprintf(whole, sizeof whole, "12.%s", count ? cards[0].driver : "0");
-    return text(version, size, whole);
+    return text(version, size, LIBRARY_VERSION);
 }
 
 int nvmlDeviceGetCount_v2(unsigned *found) {
     *found = count;
-    return SUCCESS;
+    return up ? SUCCESS : UNINITIALIZED;
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, Card **card) {
