@@ -15,6 +15,8 @@ COMPOSE_FILE = f"{STACK}/compose.yaml"
 STACK_UNIT = "homeport-stack.service"
 # Held by whoever changes the stack's containers.
 STACK_LOCK = "/run/homeport-stack.lock"
+# Packages of NVIDIA's driver that apt would not upgrade because of us, one to a line.
+NVIDIA_HELD = "/var/lib/homeport/nvidia-held"
 
 
 @dataclass(frozen=True)

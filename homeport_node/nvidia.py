@@ -17,13 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import NVIDIA_HELD, read, run
 
 WANTED = "/etc/homeport/nvidia.json"
 # What was set since the last boot, and on which cards: it is lost together with the settings.
 APPLIED = "/run/homeport-nvidia.json"
 UNIT, PERSISTENCED = "homeport-nvidia.service", "nvidia-persistenced.service"
 ABOARD = "/opt/homeport/current"
+# One of them is there where the inventory wants the capability.
+MANAGED = (Path(NVIDIA_HELD), Path("/etc/systemd/system", UNIT))
 SYS, MODULES, BOOT = Path("/sys"), Path("/lib/modules"), Path("/boot")
 # Debian gives the file of the module another name than the module: nvidia-current.ko.
 MODULE_FILE = re.compile(r"nvidia(-current|-tesla(-\d+)?)?(-open)?\.ko(\.(gz|xz|zst))?")
@@ -271,6 +273,18 @@ def reboot_refusals(observed: "dict[str, Any]") -> "list[str]":
         f"driver is {library}: `dkms autoinstall -k {kernel}` builds it where that kernel's "
         "headers are installed, and says why it cannot"
     ]
+
+
+def reboot_reason() -> str:
+    """Why this node waits for a reboot, "" when it does not, or when the driver is not ours."""
+    managed = any(path.exists() for path in MANAGED)
+    return "; ".join(reboot_reasons(agreement())) if managed else ""
+
+
+def reboot_fault() -> str:
+    """Why this node must not reboot now, "" when it may, or when the driver is not ours."""
+    managed = any(path.exists() for path in MANAGED)
+    return "; ".join(reboot_refusals(agreement())) if managed else ""
 
 
 def _work(function: str) -> Any:

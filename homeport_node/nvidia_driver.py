@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import NVIDIA_HELD, read, run
 
-# Packages that apt would not upgrade because of us, one to a line.
-HELD = Path("/var/lib/homeport/nvidia-held")
+HELD = Path(NVIDIA_HELD)
 KEY_TIMEOUT = 30  # seconds
 PACKAGES = re.compile(
     r"nvidia|^libcuda1|^libnv|^cuda-drivers|^(linux-image|linux-headers)-|^proxmox-default-"

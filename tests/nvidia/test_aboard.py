@@ -297,6 +297,18 @@ def test_what_forbids_a_reboot(observed: dict[str, Any], refusal: str) -> None:
     assert all(refusal in one and "dkms autoinstall -k" in one for one in found)
 
 
+def test_a_driver_that_is_not_ours_asks_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = versions(loaded="535.261.03", next="")
+    monkeypatch.setattr(nvidia, "agreement", lambda: torn)
+    monkeypatch.setattr(nvidia, "MANAGED", (tmp_path / "held",))
+    assert (nvidia.reboot_reason(), nvidia.reboot_fault()) == ("", "")
+    (tmp_path / "held").touch()
+    assert "535.261.03" in nvidia.reboot_reason()
+    assert "is missing" in nvidia.reboot_fault()
+
+
 def test_the_versions_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "libnvidia-ml.so.550.163.01").touch()
     (tmp_path / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.550.163.01")
