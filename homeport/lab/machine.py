@@ -57,7 +57,11 @@ CAPABILITIES = (
 
 @dataclass(frozen=True, slots=True)
 class SimulatedGpu:
-    """A simulated GPU: `handle` as the inventory calls it, `uuid` as nvidia-smi prints it."""
+    """A simulated GPU: `handle` as the inventory calls it, `uuid` as nvidia-smi prints it.
+
+    Powers are in W, clocks in MHz. `pci` is the PCI function that stands in for it, as nvidia-smi
+    prints it ("00000000:01:00.0"); "" where there is none, as in a container.
+    """
 
     handle: str
     uuid: str
@@ -67,6 +71,7 @@ class SimulatedGpu:
     power_max_w: int = 280
     power_default_w: int = 250
     clock_max_mhz: int = 2100
+    pci: str = ""
 
 
 def simulated_gpus(machine: str, handles: tuple[str, ...]) -> tuple[SimulatedGpu, ...]:
@@ -267,7 +272,8 @@ def gpu_table(gpus: tuple[SimulatedGpu, ...]) -> bytes:
     its functions, which it may have given to vfio-pci, is taken for one of these.
     """
     return "".join(
-        f"{n}|{gpu.uuid}|{gpu.name}|{gpu.memory_mib}|0000FFFF:{n + 1:02X}:00.0|550.163.01"
+        f"{n}|{gpu.uuid}|{gpu.name}|{gpu.memory_mib}"
+        f"|{gpu.pci or f'0000FFFF:{n + 1:02X}:00.0'}|550.163.01"
         f"|{gpu.power_min_w}|{gpu.power_max_w}|{gpu.power_default_w}|{gpu.clock_max_mhz}\n"
         for n, gpu in enumerate(gpus)
     ).encode()

@@ -336,6 +336,7 @@ def test_ubuntus_daemon_is_switched_on_and_debians_left_alone() -> None:
         (AS_WANTED, SPEC, []),
         (card(power_w=250.0), SPEC, [RELOAD]),
         (card(power_w=None), SPEC, [RELOAD]),
+        (card(persistence=False), SPEC, [f"systemctl restart {PERSISTENCED}", RELOAD]),
         (card(clock_mhz=1815), SPEC, []),
         (card(clock_mhz=2100), SPEC, [RELOAD]),
         ({**AS_WANTED, "applied": {}}, SPEC, [RELOAD]),

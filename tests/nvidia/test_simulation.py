@@ -157,6 +157,17 @@ def test_the_simulation_is_held_to_what_a_real_library_said(on: Stage) -> None:
     assert json.loads(said) == [answer for _, answer in recorded]
 
 
+def test_a_card_that_was_given_to_a_virtual_machine_is_not_listed(on: Stage) -> None:
+    """As /sys would say it on a machine with a kernel of its own."""
+    _, right = on.machine.gpus
+    root, table = "/tmp/away", "/usr/lib/simulated-gpu"
+    device = f"{root}/sys/bus/pci/devices/ffff:01:00.0"
+    made = f"mkdir -p {root}{table} {root}/run {device} && cp {table}/gpus {root}{table}/gpus"
+    on.machine.succeed(f"{made} && ln -s ../../drivers/vfio-pci {device}/driver")
+    found = json.loads(on.machine.succeed(f"SIMULATED_GPU_ROOT={root} {ASK}"))
+    assert [card["uuid"] for card in found["cards"]] == [right.uuid]
+
+
 def test_failures_of_cards_and_driver_are_named(on: Stage) -> None:
     left, right = on.machine.gpus
     on.machine.succeed(SET % (left.uuid, 250))

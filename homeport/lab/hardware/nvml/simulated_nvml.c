@@ -72,10 +72,12 @@ static int plays(const char *uuid, const char *fault) {
 
 /* Whether the kernel has given the card's PCI function away; no where there is no such function. */
 static int given_away(const char *pci) {
-    char path[128], target[512];
+    char path[4096], target[512];
+    const char *root = getenv("SIMULATED_GPU_ROOT");
     unsigned domain, bus, device, function;
     if (sscanf(pci, "%x:%x:%x.%x", &domain, &bus, &device, &function) != 4) return 0;
-    snprintf(path, sizeof path, "/sys/bus/pci/devices/%04x:%02x:%02x.%x/driver", domain, bus, device, function);
+    snprintf(path, sizeof path, "%s/sys/bus/pci/devices/%04x:%02x:%02x.%x/driver", root ? root : "", domain,
+             bus, device, function);
     ssize_t length = readlink(path, target, sizeof target - 1);
     if (length < 0) return 0;
     target[length] = 0;
