@@ -58,14 +58,17 @@ def bindings() -> Any:
 
 
 def ask(nvml: Any, function: str, *arguments: Any) -> Any:
-    """What an NVML function answers; None where this card or driver has no answer to give."""
-    none = (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+    """What an NVML function answers; None where this card or driver has no answer to give.
+
+    Raises NVMLError when the card is lost, or needs a reset.
+    """
+    gone = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED)
     try:
         return getattr(nvml, function)(*arguments)
     except nvml.NVMLError as error:
-        if error.value in none:
-            return None
-        raise
+        if error.value in gone:
+            raise
+        return None
 
 
 def watts(milliwatts: "int | None") -> "float | None":

@@ -51,13 +51,14 @@ def test_what_a_card_does_not_support_is_none() -> None:
     absent = {
         "nvmlDeviceGetPowerManagementLimit": pynvml.NVML_ERROR_NOT_SUPPORTED,
         "nvmlDeviceGetCurrentClocksEventReasons": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        "nvmlDeviceGetTemperature": pynvml.NVML_ERROR_UNKNOWN,
     }
     (card,) = nvidia.through_nvml(FakeNvml(FakeCard(LEFT, fails=absent)))["cards"]
-    assert (card["power_w"], card["clock_reasons"]) == (None, [])
+    assert (card["power_w"], card["clock_reasons"], card["temperature_c"]) == (None, [], None)
 
 
 def test_a_lost_card_is_named_and_the_others_are_read() -> None:
-    half = {"nvmlDeviceGetName": pynvml.NVML_ERROR_GPU_IS_LOST}
+    half = {"nvmlDeviceGetClockInfo": pynvml.NVML_ERROR_GPU_IS_LOST}
     found = nvidia.through_nvml(
         FakeNvml(FakeCard("x", fails=LOST), FakeCard(LEFT), FakeCard(RIGHT, fails=half))
     )
