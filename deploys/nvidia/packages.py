@@ -72,27 +72,34 @@ def headers(observed: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(found)) or (f"linux-headers-{observed.get('kernel', '')}",)
 
 
+def _of_ubuntu(spec: Nvidia) -> tuple[str, ...]:
+    """The packages on Ubuntu, that of the kernel module first."""
+    suffix = "-open" if spec.kernel_modules == "open" else ""
+    if spec.driver == "distribution":
+        end = f"-{spec.branch}-server"
+        names = ("libnvidia-compute", "nvidia-compute-utils", "nvidia-utils")
+        return (f"nvidia-dkms{end}{suffix}", *(f"{name}{end}" for name in names))
+    # NVIDIA's repository has the daemon as a package of its own, one for all branches.
+    if (spec.branch or 0) >= 590:
+        return (f"nvidia-dkms{suffix}", "libnvidia-compute", "nvidia-persistenced")
+    end = f"-{spec.branch}"
+    names = (f"libnvidia-compute{end}", f"nvidia-utils{end}", "nvidia-persistenced")
+    return (f"nvidia-dkms{end}{suffix}", *names)
+
+
 def wanted(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
     """The packages of the driver on this node; the first is its kernel module's."""
     name, _ = system(observed)
     is_open = spec.kernel_modules == "open"
-    if name == "debian" and spec.driver == "distribution":
+    if name == "ubuntu":
+        return (*_of_ubuntu(spec), *headers(observed))
+    if spec.driver == "distribution":
         module = "nvidia-open-kernel-dkms" if is_open else "nvidia-kernel-dkms"
         # libnvidia-nvvm4: CUDA's linker; containers get the libraries of the node.
         rest: tuple[str, ...] = ("libcuda1", "libnvidia-nvvm4", "nvidia-persistenced", "nvidia-smi")
-    elif name == "debian":
+    else:
         module = "nvidia-kernel-open-dkms" if is_open else "nvidia-kernel-dkms"
         rest = ("nvidia-driver-cuda", "nvidia-persistenced")
-    else:
-        branch = spec.branch or 0
-        suffix = f"-{branch}-server" if spec.driver == "distribution" else f"-{branch}"
-        if spec.driver == "nvidia" and branch >= 590:
-            suffix = ""
-        module = f"nvidia-dkms{suffix}{'-open' if is_open else ''}"
-        rest = tuple(
-            f"{one}{suffix}"
-            for one in ("libnvidia-compute", "nvidia-compute-utils", "nvidia-utils")
-        )
     return (module, *rest, *headers(observed))
 
 
@@ -145,12 +152,14 @@ def apt_files(spec: Nvidia, observed: dict[str, Any]) -> dict[str, str]:
         entry = _non_free(observed) if system(observed)[0] == "debian" else ""
         return {SOURCES: HEADER + entry} if entry else {}
     address, _, _ = repository(observed)
-    # The driver of that branch from there, and nothing else of all that is there.
+    # The driver of that branch from there, dkms where the distribution's is too old for it, and
+    # nothing else of all that is there.
     names = "*nvidia* libcuda1* libnv*"
     return {
         SOURCES: f"{HEADER}Types: deb\nURIs: {address}\nSuites: /\nSigned-By: {KEY}\n",
         PREFERENCES: (
             f"{HEADER}Package: {names}\nPin: version {spec.branch}.*\nPin-Priority: 900\n\n"
+            f'Package: dkms\nPin: origin "{HOST}"\nPin-Priority: 500\n\n'
             f'Package: *\nPin: origin "{HOST}"\nPin-Priority: -1\n'
         ),
     }

@@ -34,9 +34,11 @@ ASK = (
 )
 
 
-def converge(on: Stage) -> str:
+def converge(on: Stage) -> None:
+    """As far as it goes without a GPU: to the library that finds no module."""
     done = rehearse.homeport(on, "converge", str(on.inventory))
-    return done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert NOT_LOADED in said, said[-3000:]
 
 
 def asked(on: Stage) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -54,7 +56,7 @@ def test_debians_driver(tmp_path: Path) -> None:
         machine = on.machine
         install = "DEBIAN_FRONTEND=noninteractive apt-get -y -qq --no-install-recommends install"
         machine.succeed(f"apt-get -qq update && {install} linux-image-amd64", timeout=600)
-        assert NOT_LOADED in converge(on)
+        converge(on)
         archives = machine.succeed("apt-cache policy nvidia-smi")
         assert any(f"/{part} " in archives for part in NON_FREE)
         held = machine.succeed("apt-mark showhold").split()
@@ -69,7 +71,7 @@ def test_debians_driver(tmp_path: Path) -> None:
         machine.succeed("rm /lib/modules/*/updates/dkms/nvidia-current.ko*")
         assert f"{observed['next_kernel']}, is missing" in asked(on)[2][0]
         machine.succeed("apt-mark unhold nvidia-smi")
-        assert NOT_LOADED in converge(on)
+        converge(on)
         assert "nvidia-smi" in machine.succeed("apt-mark showhold").split()
         # Dropped: nothing of ours stays, and the packages may be upgraded again.
         none = dataclasses.replace(on, inventory=path.with_name("none.py"))

@@ -130,14 +130,13 @@ FRESH = {"installed": VERSIONS, "lists_age": 10.0}
         (
             NVIDIAS,
             UBUNTU,
-            "nvidia-dkms-580-open libnvidia-compute-580 nvidia-compute-utils-580 nvidia-utils-580 "
+            "nvidia-dkms-580-open libnvidia-compute-580 nvidia-utils-580 nvidia-persistenced "
             "linux-headers-generic-hwe-24.04",
         ),
         (
             Nvidia(driver="nvidia", branch=595),
             UBUNTU,
-            "nvidia-dkms libnvidia-compute nvidia-compute-utils nvidia-utils "
-            "linux-headers-generic-hwe-24.04",
+            "nvidia-dkms libnvidia-compute nvidia-persistenced linux-headers-generic-hwe-24.04",
         ),
     ],
 )
@@ -190,7 +189,8 @@ def test_nvidias_repository_gives_its_driver_of_one_branch_and_nothing_else() ->
     assert lines[2].endswith("/compute/cuda/repos/ubuntu2404/x86_64/")
     pins = files[packages.PREFERENCES].split("\n\n")
     assert "Pin: version 580.*\nPin-Priority: 900" in pins[0]
-    assert 'Package: *\nPin: origin "developer.download.nvidia.com"\nPin-Priority: -1' in pins[1]
+    assert 'Package: *\nPin: origin "developer.download.nvidia.com"\nPin-Priority: -1' in pins[2]
+    assert "Package: dkms\n" in pins[1]
 
 
 def test_what_carries_the_drivers_version_is_held() -> None:
