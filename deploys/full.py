@@ -16,6 +16,7 @@ from deploys import (
     kernel_cmdline,
     llama_server,
     lockup_recovery,
+    nvidia,
     nvidia_containers,
     open_webui,
     reboot,
@@ -29,9 +30,11 @@ from homeport.targets import Target
 node: Node = host.data.node
 target: Target = host.data.target
 
+nvidia.preflight(spec=node.nvidia)  # before anything is changed
 base.apply(spec=node.base, target=target)
 vfio.apply(spec=node.vfio)
 host_names.apply(spec=node.host_names)
+nvidia.prepare(spec=node.nvidia, target=target)
 kernel_cmdline.apply(spec=node.kernel_cmdline, data=host.data)
 # After all that only another boot brings into force; before all that needs it.
 reboot.apply(data=host.data, vfio=node.vfio, trial_seconds=node.trial_seconds)
@@ -49,6 +52,7 @@ docker.apply(
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
 aboard.apply(spec=node.aboard, target=target)
+nvidia.apply(spec=node.nvidia)
 secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
 caddy.apply(spec=node.caddy, backends=node.backends)

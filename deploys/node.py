@@ -23,6 +23,7 @@ from deploys.llama_server import CONTAINER_PORT as ENGINE_PORT
 from deploys.llama_server import SERVICE as ENGINE
 from deploys.llama_server import service as llama_server_service
 from deploys.lockup_recovery import LockupRecovery
+from deploys.nvidia import Nvidia
 from deploys.nvidia_containers import NvidiaContainers
 from deploys.open_webui import Around, OpenWebui
 from deploys.open_webui import service as open_webui_service
@@ -45,6 +46,7 @@ class Node(Spec):
     lockup_recovery: LockupRecovery | None = None
     vfio: Vfio | None = None
     nvidia_containers: NvidiaContainers | None = None
+    nvidia: Nvidia | None = None
     docker: Docker | None = None
     hf_models: HfModels | None = None
     llama_server: LlamaServer | None = None
@@ -142,7 +144,7 @@ class Node(Spec):
     @property
     def aboard(self) -> Aboard | None:
         """The programs on the node, where some capability runs them there."""
-        return Aboard() if self.hf_models is not None else None
+        return Aboard() if self.hf_models is not None or self.nvidia is not None else None
 
     @property
     def secrets(self) -> Secrets | None:

@@ -19,6 +19,8 @@ CDI_UNIT = "homeport-nvidia-cdi.service"
 CDI_UNIT_FILE = f"/etc/systemd/system/{CDI_UNIT}"
 # Held by whoever changes the stack's containers.
 STACK_LOCK = "/run/homeport-stack.lock"
+# Packages of NVIDIA's driver that apt would not upgrade because of us, one to a line.
+NVIDIA_HELD = "/var/lib/homeport/nvidia-held"
 
 
 @dataclass(frozen=True)

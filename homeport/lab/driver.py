@@ -15,6 +15,7 @@ from types import MappingProxyType
 from homeport.lab import LabError
 from homeport.lab.engine import Engine
 from homeport.lab.gpus import TABLE, SimulatedGpu, gpu_table
+from homeport.lab.nvml import FAULTS
 
 
 class Driver(ABC):
@@ -147,6 +148,10 @@ class Driver(ABC):
     def plug_all(self) -> None:
         """Put all GPUs back in."""
         self._plug(self.gpus)
+
+    def gpu_faults(self, *lines: str) -> None:
+        """Have the simulated NVML play these, and no others: see hardware/nvml."""
+        self.put(FAULTS, "".join(f"{line}\n" for line in lines).encode())
 
     def _plug(self, gpus: tuple[SimulatedGpu, ...]) -> None:
         self.put(TABLE, gpu_table(gpus))

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 
-from homeport.lab import LabError, cache, images
+from homeport.lab import LabError, cache, images, nvml
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.driver import Driver
 from homeport.lab.engine import Engine, Network
@@ -34,6 +34,7 @@ LACKS = {
     "boot_loader": "a container has no boot loader",
     "kernel": "a container has no kernel of its own",
     "iommu": "a container has no IOMMU groups",
+    "nvidia_driver": "the GPUs are simulated: there is nothing that a driver could be loaded for",
     "cuda": "the GPUs are simulated, and the lab's llama-server is a build for the CPU",
 }
 
@@ -188,6 +189,8 @@ def machine(
     host = key_pair()
     simulated = simulated_gpus(name, gpus)
     files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated), hook)
+    if simulated:
+        files |= nvml.files(nvml.library(engine, progress))
     with packages(release, container, engine) as shared:
         try:
             _create(engine, network, image, container, name, address, shared)

@@ -1,5 +1,7 @@
 """The simulated GPUs: what nvidia-smi answers, and which ones a container is granted."""
 
+import dataclasses
+import os
 import subprocess
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -28,11 +30,15 @@ def hook() -> ModuleType:
 
 def smi(tmp_path: Path, table: bytes, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run the simulated nvidia-smi with `table` in the place of the machine's."""
-    (tmp_path / "gpus").write_bytes(table)
-    text = (HARDWARE / "nvidia-smi").read_text()
-    text = text.replace("table=/usr/lib/simulated-gpu/gpus", f"table={tmp_path}/gpus")
+    folder = tmp_path / "usr/lib/simulated-gpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpus").write_bytes(table)
     return subprocess.run(
-        ["sh", "-s", "--", *arguments], input=text, capture_output=True, text=True, check=False
+        ["sh", str(HARDWARE / "nvidia-smi"), *arguments],
+        env={**os.environ, "SIMULATED_GPU_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -56,6 +62,24 @@ def test_query(tmp_path: Path) -> None:
     assert smi(tmp_path, gpu_table(GPUS), wanted, "--format=csv").stdout.splitlines()[0] == (
         "index, uuid, memory.total"
     )
+
+
+def test_limits(tmp_path: Path) -> None:
+    fields = "power.min_limit,power.max_limit,power.default_limit,clocks.max.gr"
+    done = smi(tmp_path, gpu_table(GPUS[:1]), f"--query-gpu={fields}", "--format=csv,noheader")
+    assert done.stdout.strip() == "100.00 W, 280.00 W, 250.00 W, 2100 MHz"
+
+
+def test_a_gpu_that_was_given_away_is_not_listed(tmp_path: Path) -> None:
+    left, right = GPUS
+    device = tmp_path / "sys/bus/pci/devices/0000:0a:00.0"
+    device.mkdir(parents=True)
+    (device / "driver").symlink_to("../../drivers/vfio-pci")
+    table = gpu_table((dataclasses.replace(left, pci="00000000:0A:00.0"), right))
+    assert smi(tmp_path, table, "-L").stdout == f"GPU 0: {right.name} (UUID: {right.uuid})\n"
+    (device / "driver").unlink()
+    (device / "driver").symlink_to("../../drivers/bochs")
+    assert len(smi(tmp_path, table, "-L").stdout.splitlines()) == 2
 
 
 @pytest.mark.parametrize("arguments", [("--query-gpu=colour", "--format=csv"), ("--reset",)])

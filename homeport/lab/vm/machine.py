@@ -1,6 +1,7 @@
 """A lab machine with a kernel of its own: a virtual machine behind the verbs of `Driver`."""
 
 import contextlib
+import dataclasses
 import ipaddress
 import json
 import socket
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from homeport.lab import LabError
+from homeport.lab import LabError, nvml
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.driver import Driver
 from homeport.lab.engine import Engine, Network
@@ -23,6 +24,7 @@ from homeport.lab.vm.emulator import CONSOLE, STAGE, Hardware
 
 # What QEMU cannot give: the display devices stand for GPUs, and the driver's view is simulated.
 LACKS = {
+    "nvidia_driver": "the GPUs are simulated: there is nothing that a driver could be loaded for",
     "cuda": "the GPUs are simulated, and the lab's llama-server is a build for the CPU",
 }
 # mac80211_hwsim numbers its radios; the second is for the clients of the node's network.
@@ -200,7 +202,11 @@ def virtual_machine(
     directory.mkdir(parents=True, exist_ok=True)
     disk.overlay(engine, base, directory)
     container, address = f"{network.name}-{name}", network.address()
-    host, simulated = key_pair(), simulated_gpus(name, gpus)
+    host = key_pair()
+    simulated = tuple(
+        dataclasses.replace(gpu, pci=f"0000{hardware.card(number)['address']}")
+        for number, gpu in enumerate(simulated_gpus(name, gpus))
+    )
     made = VirtualMachine(
         engine=engine,
         name=name,
@@ -224,6 +230,8 @@ def virtual_machine(
             made.power_on()
             made.wait_until("true", timeout=60, what="the machine does not boot")
             files = firmware(name, names or {}, ssh_public, host, gpu_table(simulated), hook)
+            if simulated:
+                files |= nvml.files(nvml.library(engine, progress))
             made.unpack(placed(files) | lan(made, network, radios=radios))
             made.succeed(FIRST_BOOT)
             made.wait_for_boot()

@@ -1,0 +1,34 @@
+"""The three places in a run where the GPUs' driver and settings have their turn."""
+
+from pyinfra.api import deploy
+
+from deploys.nvidia import driver, settings
+from deploys.nvidia.spec import Nvidia
+from homeport.targets import Target
+
+
+@deploy("NVIDIA: what is asked of the cards")
+def preflight(spec: Nvidia | None) -> None:
+    """Refuse a limit that a card does not allow. To be called before anything else."""
+    if spec is not None and spec.cards:
+        settings.within_limits(name="Ask the cards for their limits", spec=spec)
+
+
+@deploy("NVIDIA: the driver")
+def prepare(spec: Nvidia | None, target: Target) -> None:
+    """Install and hold the driver; None takes back all that is ours. To be called before the
+    programs aboard are removed, which take back the settings, and before a reboot."""
+    if spec is None:
+        settings.removed(name="No GPU settings of ours")
+    elif spec.driver != "none" and "nvidia_driver" not in target.lacks:
+        driver.archives(name="Let apt find the driver", spec=spec)
+        driver.installed(name="Install the driver", spec=spec)
+        driver.held(name="Hold the driver's packages", spec=spec)
+
+
+@deploy("NVIDIA: the cards")
+def apply(spec: Nvidia | None) -> None:
+    """Have persistence, power limits and clocks as `spec` says. To be called when the programs
+    aboard are there, and after a reboot."""
+    if spec is not None:
+        settings.configured(name="GPUs as wanted", spec=spec)

@@ -1,0 +1,83 @@
+"""The operations on the driver's packages."""
+
+import shlex
+from collections.abc import Generator
+from io import StringIO
+from typing import Any
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+from pyinfra.operations import files
+
+from deploys.nvidia import packages
+from deploys.nvidia.facts import DriverState
+from deploys.nvidia.packages import APT_FILES, KEY
+from deploys.nvidia.spec import Nvidia
+from homeport import apt
+from homeport.differs import Pair, differs, listed
+from homeport.observe import act
+from homeport.refuse import refuse
+
+Commands = Generator[Any, None, None]
+
+
+def observed_driver() -> dict[str, Any]:
+    """What the node's apt knows of the driver."""
+    state: dict[str, Any] = host.get_fact(DriverState, files=[*APT_FILES], key=KEY)
+    return state
+
+
+@operation()
+def archives(spec: Nvidia) -> Commands:
+    """Let apt find the driver: Debian's non-free, or NVIDIA's repository with its pinned key."""
+    observed = observed_driver()
+    problem = packages.problem(spec, observed)
+    if problem:
+        yield refuse(*problem)
+        return
+    wanted, found = packages.apt_files(spec, observed), observed["files"]
+    write = {path: text for path, text in wanted.items() if found.get(path) != text}
+    remove = [path for path in found if path not in wanted]
+    for path in write:
+        there = "another content" if path in found else "no such file"
+        differs([Pair(f"{path}: as the inventory says", there)])
+    differs(Pair(f"{path}: no such file", "a file of ours") for path in remove)
+    _, url, fingerprint = packages.repository(observed)
+    fetch = spec.driver == "nvidia" and observed["key"] != [fingerprint]
+    if fetch:
+        differs([Pair(f"{KEY}: {fingerprint}", listed(observed["key"], "no key"))])
+        yield act("nvidia_driver", "fetch_key", url=url, fingerprint=fingerprint, path=KEY)
+    for path, text in write.items():
+        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+    if remove:
+        yield StringCommand(f"rm -f {shlex.join(remove)}")
+    if write or remove:
+        # The lists are of other archives than apt now has: the next installation reads them anew.
+        yield StringCommand("rm -f /var/lib/homeport/apt-refreshed")
+    elif not fetch:
+        host.noop("apt knows where the driver is")
+
+
+@operation()
+def installed(spec: Nvidia) -> Commands:
+    """Install what is missing of the driver."""
+    observed = observed_driver()
+    names = packages.wanted(spec, observed)
+    state = host.get_fact(apt.AptState, packages=sorted(names))
+    if apt.missing(names, state) and observed["held_by_us"]:
+        # Else apt would refuse to change what is held.
+        yield act("nvidia_driver", "release")
+    yield from apt.install(names, state)
+
+
+@operation()
+def held(spec: Nvidia) -> Commands:
+    """Hold the driver's packages: an upgrade under the loaded module breaks every program."""
+    observed = observed_driver()
+    names = packages.to_hold(spec, observed)
+    loose = [name for name in names if not observed["packages"][name]["held"]]
+    if not loose:
+        host.noop("the driver's packages are held")
+        return
+    differs([Pair(f"packages held at their version: {listed(loose)}", "not held")])
+    yield act("nvidia_driver", "hold", packages=loose)

@@ -1,0 +1,408 @@
+"""The programs aboard: what they read through NVML, set, and take back; the driver's versions."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from homeport.lab.nvml import HERE, SOURCE
+from homeport_node import nvidia, nvidia_driver, nvidia_settings
+from homeport_node.common import Ran
+from tests.nvidia.fake_nvml import LEFT, RIGHT, FakeCard, FakeNvml
+
+RECORDED = Path(__file__).with_name("recorded.json")
+SET: dict[str, Any] = {"handle": "left", "power_limit": 200, "locked_clocks": [300, 1800]}
+LOST = {"nvmlDeviceGetHandleByIndex": pynvml.NVML_ERROR_GPU_IS_LOST}
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def test_what_is_read_of_a_card() -> None:
+    nvml = FakeNvml(FakeCard(LEFT, busy=True))
+    found = nvidia.through_nvml(nvml)
+    assert nvml.open == 0
+    assert (found["error"], found["lost"], found["driver"]) == ("", [], "550.163.01")
+    assert found["cards"] == [
+        {
+            "uuid": LEFT,
+            "name": "NVIDIA GeForce RTX 2080 Ti",
+            "pci": "00000000:0a:00.0",
+            "persistence": True,
+            "power_w": 250.0,
+            "power_default_w": 250.0,
+            "power_min_w": 100.0,
+            "power_max_w": 280.0,
+            "clock_mhz": 2100,
+            "clock_max_mhz": 2100,
+            "temperature_c": 41,
+            "memory_mib": 11264,
+            "memory_used_mib": 512,
+            "clock_reasons": ["software power cap", "hardware power brake"],
+            "processes": [{"pid": 42, "memory_mib": 256}],
+        }
+    ]
+
+
+def test_what_a_card_does_not_support_is_none() -> None:
+    absent = {
+        "nvmlDeviceGetPowerManagementLimit": pynvml.NVML_ERROR_NOT_SUPPORTED,
+        "nvmlDeviceGetCurrentClocksEventReasons": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        "nvmlDeviceGetTemperature": pynvml.NVML_ERROR_UNKNOWN,
+    }
+    (card,) = nvidia.through_nvml(FakeNvml(FakeCard(LEFT, fails=absent)))["cards"]
+    assert (card["power_w"], card["clock_reasons"], card["temperature_c"]) == (None, [], None)
+
+
+def test_a_lost_card_is_named_and_the_others_are_read() -> None:
+    half = {"nvmlDeviceGetClockInfo": pynvml.NVML_ERROR_GPU_IS_LOST}
+    found = nvidia.through_nvml(
+        FakeNvml(FakeCard("x", fails=LOST), FakeCard(LEFT), FakeCard(RIGHT, fails=half))
+    )
+    assert [card["uuid"] for card in found["cards"]] == [LEFT]
+    assert found["lost"] == ["GPU 0: GPU is lost", f"{RIGHT}: GPU is lost"]
+
+
+@pytest.mark.parametrize(
+    ("code", "mismatch"),
+    [
+        (pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, True),
+        (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, False),
+    ],
+)
+def test_a_library_that_does_not_come_up(code: int, mismatch: bool) -> None:
+    found = nvidia.through_nvml(FakeNvml(init=code))
+    assert (found["cards"], found["mismatch"], bool(found["error"])) == ([], mismatch, True)
+
+
+@pytest.mark.parametrize(
+    ("ran", "limits", "mismatch"),
+    [
+        (Ran(0, f"{LEFT}, X, 00000000:01:00.0, 100.00, 280.00, 2100\n", ""), (100, 280), False),
+        (Ran(0, f"{LEFT}, X, 00000000:01:00.0, [N/A], [N/A], 2100\n", ""), (None, None), False),
+        (Ran(18, "Failed to initialize NVML: Driver/library version mismatch\n", ""), None, True),
+        (Ran(127, "", "no such file"), None, False),
+    ],
+)
+def test_without_the_bindings_nvidia_smi_is_asked(
+    monkeypatch: pytest.MonkeyPatch, ran: Ran, limits: Any, mismatch: bool
+) -> None:
+    monkeypatch.setattr(nvidia, "run", lambda *_: ran)
+    found = nvidia.through_smi()
+    assert [(one["power_min_w"], one["power_max_w"]) for one in found["cards"]] == (
+        [limits] if limits else []
+    )
+    assert (bool(found["error"]), found["mismatch"]) == (limits is None, mismatch)
+
+
+# Setting ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(nvidia, "APPLIED", str(tmp_path / "applied.json"))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(nvidia_settings, "SETTLE_S", 0)
+    return tmp_path / "applied.json"
+
+
+def bring(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, wanted: dict[str, Any]) -> str:
+    """What `apply` complains of, "" for nothing."""
+    monkeypatch.setattr(nvidia, "bindings", lambda: nvml)
+    try:
+        nvidia_settings.apply(wanted)
+    except SystemExit as why:
+        return str(why)
+    finally:
+        assert nvml.open == 0
+    return ""
+
+
+def test_settings_are_set_and_taken_back(applied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = FakeCard(LEFT), FakeCard(RIGHT)
+    nvml = FakeNvml(left, right)
+    assert bring(monkeypatch, nvml, {LEFT: SET}) == ""
+    assert (left.power, left.lock) == (200_000, (300, 1800))
+    assert (right.power, right.lock) == (250_000, None)
+    assert json.loads(applied.read_text()) == {LEFT: SET}
+    assert bring(monkeypatch, nvml, {LEFT: {**SET, "power_limit": None}}) == ""
+    assert (left.power, left.lock) == (250_000, (300, 1800))
+    assert bring(monkeypatch, nvml, {}) == ""
+    assert (left.power, left.lock) == (250_000, None)
+    assert not applied.exists()
+
+
+def test_what_is_not_ours_is_left_alone(applied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = FakeCard(LEFT, power=120_000, lock=(1, 2))
+    assert bring(monkeypatch, FakeNvml(left), {}) == ""
+    assert bring(monkeypatch, FakeNvml(left), {LEFT: {"handle": "left", "power_limit": 150}}) == ""
+    assert (left.power, left.lock) == (150_000, (1, 2))
+
+
+def test_a_setter_that_does_nothing_is_named(
+    applied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = FakeCard(LEFT, silent=True, busy=True)
+    words = bring(monkeypatch, FakeNvml(left), {LEFT: SET})
+    assert f"left ({LEFT}): power limit: the driver accepted 200 W, and reads 250 W" in words
+    assert f"left ({LEFT}): locked clocks: the driver accepted 1800 MHz" in words
+    assert words.endswith("runs at 2100 MHz")
+
+
+@pytest.mark.parametrize(
+    ("nvml", "wanted", "words"),
+    [
+        (FakeNvml(FakeCard(LEFT)), {"power_limit": 300}, "power_limit 300 W; the card allows 100"),
+        (FakeNvml(FakeCard(LEFT)), {"power_limit": 99}, "allows 100 to 280 W"),
+        (FakeNvml(FakeCard(LEFT)), {"locked_clocks": [300, 2500]}, "allows at most 2100 MHz"),
+        (FakeNvml(FakeCard(RIGHT)), {"power_limit": 200}, "the driver lists no such GPU"),
+        (FakeNvml(FakeCard(LEFT, fails=LOST)), {"power_limit": 200}, "GPU 0: GPU is lost"),
+        (
+            FakeNvml(
+                FakeCard(
+                    LEFT,
+                    fails={"nvmlDeviceSetGpuLockedClocks": pynvml.NVML_ERROR_NOT_SUPPORTED},
+                )
+            ),
+            {"locked_clocks": [300, 1800]},
+            "Not Supported",
+        ),
+        (
+            FakeNvml(init=pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH),
+            {"power_limit": 200},
+            "version mismatch.: reboot the node",
+        ),
+    ],
+)
+def test_what_cannot_be_set_is_named(
+    applied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nvml: FakeNvml,
+    wanted: dict[str, Any],
+    words: str,
+) -> None:
+    assert words in bring(monkeypatch, nvml, {LEFT: {"handle": "left", **wanted}})
+    for card in nvml.cards:
+        assert (card.power, card.lock) == (250_000, None)
+
+
+def test_one_card_that_fails_does_not_keep_the_others(
+    applied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = FakeCard(RIGHT)
+    wanted = {LEFT: SET, RIGHT: {"handle": "right", "power_limit": 150}}
+    assert "no such GPU" in bring(monkeypatch, FakeNvml(right), wanted)
+    assert right.power == 150_000
+    assert json.loads(applied.read_text()) == {RIGHT: wanted[RIGHT]}
+
+
+def test_without_a_driver_there_is_nothing_to_take_back(
+    applied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied.write_text(json.dumps({LEFT: SET}))
+    assert bring(monkeypatch, FakeNvml(init=pynvml.NVML_ERROR_DRIVER_NOT_LOADED), {}) == ""
+    assert not applied.exists()
+
+
+def test_only_root_sets_anything(applied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "only root" in bring(monkeypatch, FakeNvml(FakeCard(LEFT)), {LEFT: SET})
+
+
+def test_the_verbs(applied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    left = FakeCard(LEFT)
+    (tmp_path / "wanted.json").write_text(json.dumps({LEFT: SET}))
+    monkeypatch.setattr(nvidia, "WANTED", str(tmp_path / "wanted.json"))
+    monkeypatch.setattr(nvidia, "bindings", lambda: FakeNvml(left))
+    assert nvidia.VERBS["apply"]([]) == 0
+    assert left.power == 200_000
+    assert nvidia.VERBS["reset"]([]) == 0
+    assert left.power == 250_000
+
+
+# The simulation -------------------------------------------------------------------------------
+
+
+def symbols(function: str) -> set[str]:
+    """The symbols that the binding `function` looks up in the library."""
+    text = inspect.getsource(getattr(pynvml, function))
+    found = set(re.findall(r'_nvmlGetFunctionPointer\("(\w+)"\)', text))
+    if function == "nvmlDeviceGetMemoryInfo":  # the other one is for a version that is not asked
+        found.discard("nvmlDeviceGetMemoryInfo_v2")
+    called = set(re.findall(r"\b(nvml[A-Z]\w+)\(", text)) - {function}
+    return found or {one for name in called for one in symbols(name)}
+
+
+def test_the_simulation_has_what_is_called_and_nothing_else() -> None:
+    texts = inspect.getsource(nvidia) + inspect.getsource(nvidia_settings)
+    called = set(re.findall(r"\b(nvml(?:Init|Shutdown|System|Device)\w*)\b", texts))
+    assert len(called) > 15
+    wanted = {symbol for name in called for symbol in symbols(name)}
+    daemon = (HERE / "nvidia-persistenced").read_text()
+    wanted |= set(re.findall(r"nvml\.(nvml\w+)\(", daemon)) | {"nvmlErrorString"}
+    defined = re.findall(r"^(?:int|const char \*)\s*(nvml\w+)\(", SOURCE.read_text(), re.M)
+    assert set(defined) == wanted
+    assert len(defined) == len(wanted)
+    real: list[str] = json.loads(RECORDED.read_text())["symbols"]
+    assert wanted <= set(real)
+
+
+# The driver -------------------------------------------------------------------------------------
+
+AGREES: dict[str, Any] = {
+    "nouveau": False,
+    "next_kernel": "6.12.48+deb13-amd64",
+    "versions": {"loaded": "550.163.01", "library": "550.163.01", "next": "550.163.01"},
+}
+
+
+def versions(**changes: str) -> dict[str, Any]:
+    return {**AGREES, "versions": {**AGREES["versions"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("observed", "reason"),
+    [
+        (AGREES, ""),
+        (versions(library="", loaded="", next=""), ""),
+        (versions(loaded=""), ""),
+        ({**versions(loaded=""), "nouveau": True}, "nouveau holds the GPUs"),
+        (versions(loaded="535.261.03"), "the loaded nvidia module is 535.261.03"),
+    ],
+    ids=["agrees", "no driver", "not loaded yet", "nouveau", "an older module is loaded"],
+)
+def test_reasons_for_a_reboot(observed: dict[str, Any], reason: str) -> None:
+    found = nvidia.reboot_reasons(observed)
+    assert len(found) == bool(reason)
+    assert all(one.startswith(reason) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("observed", "refusal"),
+    [
+        (AGREES, ""),
+        (versions(loaded="535.261.03"), ""),
+        (versions(library="", next=""), ""),
+        ({**versions(next=""), "next_kernel": ""}, ""),
+        (versions(next=""), "6.12.48+deb13-amd64, is missing"),
+        (versions(next="535.261.03"), "is 535.261.03, and the installed driver is 550.163.01"),
+    ],
+    ids=["agrees", "the reboot heals it", "no driver", "a container", "not built", "another"],
+)
+def test_what_forbids_a_reboot(observed: dict[str, Any], refusal: str) -> None:
+    found = nvidia.reboot_refusals(observed)
+    assert len(found) == bool(refusal)
+    assert all(refusal in one and "dkms autoinstall -k" in one for one in found)
+
+
+def test_a_driver_that_is_not_ours_asks_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = versions(loaded="535.261.03", next="")
+    monkeypatch.setattr(nvidia, "agreement", lambda: torn)
+    monkeypatch.setattr(nvidia, "MANAGED", (tmp_path / "held",))
+    assert (nvidia.reboot_reason(), nvidia.reboot_fault()) == ("", "")
+    (tmp_path / "held").touch()
+    assert "535.261.03" in nvidia.reboot_reason()
+    assert "is missing" in nvidia.reboot_fault()
+
+
+def test_the_versions_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "libnvidia-ml.so.550.163.01").touch()
+    (tmp_path / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.550.163.01")
+    assert nvidia.library_version([tmp_path / "libnvidia-ml.so.1"]) == "550.163.01"
+    assert nvidia.library_version([]) == ""
+    for release in ("6.12.9-amd64", "6.12.48-amd64", "6.1.0-9-amd64"):
+        (tmp_path / f"vmlinuz-{release}").touch()
+    monkeypatch.setattr(nvidia, "BOOT", tmp_path)
+    assert nvidia.next_kernel() == "6.12.48-amd64"
+    monkeypatch.setattr(nvidia, "MODULES", tmp_path)
+    folder = tmp_path / "6.12.48-amd64/updates/dkms"
+    folder.mkdir(parents=True)
+    (folder / "nvidia-current-modeset.ko.xz").touch()
+    monkeypatch.setattr(nvidia, "run", lambda *words: Ran(0, f"of {words[-1]}\n", ""))
+    assert nvidia.module_version("6.12.48-amd64") == ""
+    (folder / "nvidia-current.ko.xz").touch()
+    assert nvidia.module_version("6.12.48-amd64") == f"of {folder}/nvidia-current.ko.xz"
+
+
+KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEawGfrBYJKwYBBAHaRw8BAQdAK4/6YFZqANS7PuPiC4R8bBW3C841T8psbGbZ
+1hXScE60JEhvbWVwb3J0IHRlc3QgPHRlc3RAZXhhbXBsZS5pbnZhbGlkPoiQBBMW
+CAA4FiEEteXJXxn9rrZfrnd19g4FKIuTcT0FAmsBn6wCGwMFCwkIBwIGFQoJCAsC
+BBYCAwECHgECF4AACgkQ9g4FKIuTcT2KnwD/XaOrMqgCjno7Rt4M6dlYtq3nI6lq
+rwXD6OjU4iqNsyMBALMocA3K5104g37XhD/jnQudbuhJ5PNc71T8tdSGd+EN
+=aaXp
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+FINGERPRINT = "B5E5C95F19FDAEB65FAE7775F60E05288B93713D"
+
+
+def test_fingerprints() -> None:
+    assert nvidia_driver.fingerprints(KEY) == [FINGERPRINT]
+    headed = KEY.replace("BLOCK-----\n\nmD", "BLOCK-----\nVersion: GnuPG v2.0.22\n\nmD")
+    assert nvidia_driver.fingerprints(headed) == [FINGERPRINT]
+    assert nvidia_driver.fingerprints(KEY + KEY) == [FINGERPRINT] * 2
+    assert nvidia_driver.fingerprints("<html>") == []
+    assert nvidia_driver.fingerprints(KEY.replace("mDMEaw", "!!!!!!")) == []
+
+
+def test_only_the_pinned_key_is_written(tmp_path: Path) -> None:
+    url, place = tmp_path / "key", tmp_path / "keyring.asc"
+    url.write_text(KEY)
+    args = {"url": url.as_uri(), "path": str(place)}
+    other = FINGERPRINT[::-1]
+    words = nvidia_driver.fetch_key(fingerprint=other, **args) or ""
+    assert f"holds the key {FINGERPRINT}, and not {other}" in words
+    url.write_text(KEY + KEY)
+    assert "and not" in (nvidia_driver.fetch_key(fingerprint=FINGERPRINT, **args) or "")
+    assert not place.exists()
+    url.write_text(KEY)
+    assert nvidia_driver.fetch_key(fingerprint=FINGERPRINT, **args) is None
+    assert place.read_text() == KEY
+    missing = (tmp_path / "nothing").as_uri()
+    assert missing in (nvidia_driver.fetch_key(missing, FINGERPRINT, str(place)) or "")
+
+
+def test_what_dpkg_and_apt_say() -> None:
+    shown = (
+        "hi \tnvidia-smi\t550.163.01-2\nii \tlibcuda1\t550.163.01-2\nrc \tnvidia-old\t1\n"
+        "iU \tnvidia-half\t1\nii \tcurl\t8.14\nii \tlinux-image-amd64\t6.12.48-1\n"
+    )
+    assert nvidia_driver.packages(shown) == {
+        "nvidia-smi": {"version": "550.163.01-2", "held": True},
+        "libcuda1": {"version": "550.163.01-2", "held": False},
+        "linux-image-amd64": {"version": "6.12.48-1", "held": False},
+    }
+    sites = (
+        "http://d.example/debian/ trixie main /etc/apt/sources.list:1 Debian\n"
+        "http://x.example/ trixie main /etc/apt/sources.list.d/x.list:2 Other Project\n"
+    )
+    assert nvidia_driver.archives(sites) == [
+        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"]
+    ]
+
+
+def test_what_we_hold_is_remembered_and_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(*words: str) -> Ran:
+        ran.append(words)
+        return Ran(0, "", "")
+
+    monkeypatch.setattr(nvidia_driver, "HELD", tmp_path / "lib/held")
+    monkeypatch.setattr(nvidia_driver, "run", run)
+    assert nvidia_driver.hold(["b"]) is None
+    assert nvidia_driver.hold(["a"]) is None
+    assert (tmp_path / "lib/held").read_text() == "a\nb\n"
+    assert nvidia_driver.release() is None
+    assert ran[-1] == ("apt-mark", "unhold", "a", "b")
+    assert not (tmp_path / "lib/held").exists()
+    assert nvidia_driver.release() is None
+    assert len(ran) == 3
