@@ -211,6 +211,21 @@ def _twice(on: Stage, before: str) -> tuple[int, str]:
     return 0, f"none of {total} operations ran a command; pyinfra --dry agrees; same containers"
 
 
+def _power_cut(on: Stage) -> str:
+    """Cut every machine's power, boot it, and wait until systemd has started what it starts."""
+    began = time.monotonic()
+    for machine in on.machines.values():
+        before = machine.boot_id
+        machine.kill()
+        machine.start()
+        if machine.boot_id == before:
+            raise StepFailed(f"{machine.name} was not switched off: this would prove nothing")
+        failed = machine.succeed("systemctl --failed --plain --no-legend")
+        if failed:
+            raise StepFailed(f"{machine.name}: units failed after the power cut: {failed}")
+    return f"off, and up again by itself in {report.human_seconds(time.monotonic() - began)}"
+
+
 def _verify(on: Stage) -> str:
     to = on.directory / "verify.json"
     to.unlink(missing_ok=True)
@@ -303,10 +318,21 @@ def _steps(on: Stage, result: Rehearsal) -> None:
         before = containers(on)
         return made["changed"], f"{made['changed']} operations changed something"
 
+    def cut() -> str:
+        nonlocal before
+        said = _power_cut(on)
+        before = containers(on)
+        return said
+
+    again: list[tuple[str, Callable[[], str | tuple[int, str]]]] = [
+        ("power cut", cut),
+        ("verify again", lambda: _verify(on)),
+    ]
     steps: list[tuple[str, Callable[[], str | tuple[int, str]]]] = [
         ("lock", lambda: _lock(on)),
         ("converge", first),
         ("verify", lambda: _verify(on)),
+        *(again if result.on == "machine" else []),
         ("converge again", lambda: _twice(on, before)),
         ("network", lambda: _network(on)),
         ("secrets", lambda: _leaks(on)),

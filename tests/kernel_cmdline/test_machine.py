@@ -1,0 +1,159 @@
+"""A new command line on a real kernel, by a real boot loader: kept, or taken back unattended."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from homeport.lab import LabError
+from tests.lab.box import Box, box, cmdline
+
+pytestmark = pytest.mark.machine
+
+GOOD = "iommu=pt"
+# Enough for the emulated machine to boot in, and as little as the tests must wait for.
+TRIAL_SECONDS = 150
+# From the moment at which a run gives the reboot until the old entry answers again: the trial, the
+# two minutes of the switch, and two boots.
+UNATTENDED_SECONDS = 480
+
+FATAL = {
+    # The kernel has no room for its own initramfs.
+    "panics": "mem=100M",
+    "cannot mount the root": "rootfstype=vfat",
+    # The initramfs waits for a disk that has no driver.
+    "hangs early": "module_blacklist=virtio_blk rootdelay=3600",
+    "has no network": "module_blacklist=virtio_net",
+}
+TRACES = """\
+! ls /boot/grub/homeport-trial.cfg /boot/homeport-trial.img /var/lib/homeport/kernel_cmdline.json \\
+    /etc/systemd/system/homeport-trial.* /etc/systemd/system/timers.target.wants/homeport-trial.* \\
+    2>/dev/null
+! grub-editenv list | grep next_entry=homeport
+! for fd in /proc/[0-9]*/fd/9; do readlink $fd; done 2>/dev/null | grep sysrq-trigger
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """A machine that came up with `GOOD`, which is its default since."""
+    with box(tmp_path_factory.mktemp("box"), cmdline(GOOD, TRIAL_SECONDS)) as one:
+        code, said, _ = one.converge()
+        assert code == 0, said
+        yield one
+
+
+def settled(one: Box, parameters: str) -> None:
+    """The machine has `parameters` in force and by default, nothing foreign lost, no trial left."""
+    there = one.cmdline()
+    assert [p for p in parameters.split() if p not in there] == []
+    assert {"console=ttyS0", "quiet", "ro"} <= {*there}, "a foreign parameter was lost"
+    entry = one.machine.succeed("grep -m1 '^[[:space:]]*linux' /boot/grub/grub.cfg").split()
+    assert [p for p in parameters.split() if p not in entry] == []
+    one.machine.succeed(TRACES)
+
+
+def test_a_new_command_line_is_tried_kept_and_survives_a_power_cut(made: Box) -> None:
+    settled(made, GOOD)
+    made.machine.power_cut()
+    made.machine.start()
+    assert GOOD in made.cmdline()
+    assert "homeport.trial" not in " ".join(made.cmdline())
+    code, said, _ = made.converge()
+    assert code == 0, said
+    assert "0 of" in said.splitlines()[-1], said
+
+
+@pytest.mark.parametrize("what", FATAL)
+def test_the_old_entry_is_back_unattended(
+    made: Box, what: str, tell: Callable[[str], None]
+) -> None:
+    before = made.cmdline()
+    made.wants(cmdline(f"{GOOD} {FATAL[what]}", TRIAL_SECONDS))
+    code, said, seconds = made.converge()
+    tell(
+        f"a command line that {what}: the old entry was back, and the run over, in {seconds:.0f} s"
+    )
+    assert code == 1, said
+    assert "went back to its old command line" in said
+    assert [p for p in made.cmdline() if not p.startswith("homeport.trial")] == [
+        p for p in before if not p.startswith(("homeport.trial", "panic="))
+    ]
+    assert seconds < UNATTENDED_SECONDS
+    made.machine.succeed(TRACES)
+    assert made.machine.succeed("systemctl is-system-running") == "running"
+
+
+def test_never_reports_what_waits(made: Box) -> None:
+    boot = made.machine.boot_id
+    made.wants(cmdline(f"{GOOD} nosoftlockup", TRIAL_SECONDS))
+    code, said, _ = made.converge("--data", "reboot=never")
+    assert code == 0, said
+    assert "nosoftlockup" in said
+    assert made.machine.boot_id == boot
+    made.machine.succeed(TRACES)
+
+
+# Moments of a change, each with what shows on the node that it has come.
+MOMENTS = {
+    "before update-grub": "test -e /etc/grub.d/42_homeport",
+    "during the first update-grub": "pgrep -f grub-mkconfig",
+    "after update-grub, nothing staged": "grep -q homeport-trial /boot/grub/grub.cfg",
+    "while it is staged": "test -e /var/lib/homeport/kernel_cmdline.json",
+    "staged, before the reboot": "grub-editenv list | grep -q next_entry=homeport",
+    "on its way down": "systemctl is-system-running | grep -q stopping",
+    "the trial boots": "grep -q homeport.trial /proc/cmdline",
+    "the trial is up": "grep -q homeport.trial /proc/cmdline && systemctl is-active ssh",
+    "during the confirmation": "grep -q homeport.trial /proc/cmdline && pgrep -f grub-mkconfig",
+    "after the confirmation": "grep -q homeport.trial /proc/cmdline && "
+    "grep -q '^[^#]*{mark}' /etc/default/grub.d/zz-homeport.cfg",
+}
+SEEDS = range(10)
+ORDINARY = (1, 7)
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(n, marks=() if n in ORDINARY else pytest.mark.soak) for n in SEEDS]
+)
+def test_a_power_cut_in_a_change_leaves_a_machine_that_boots(
+    made: Box, seed: int, tell: Callable[[str], None]
+) -> None:
+    moment, shows = [*MOMENTS.items()][seed]
+    mark = f"homeport_test.cut={seed}"
+    if seed < 3:  # these have to do with what is installed once
+        made.machine.succeed("rm -f /etc/grub.d/42_homeport && update-grub")
+    made.wants(cmdline(f"{GOOD} {mark}", TRIAL_SECONDS))
+    delay = random.Random(seed).uniform(0, 1.5)
+    with made.begin() as run:
+        until = time.monotonic() + 900
+        while not _shows(made, shows.format(mark=mark)):
+            assert run.poll() is None, f"over before: {moment}: {run.communicate()[0]}"
+            assert time.monotonic() < until, moment
+            time.sleep(0.1)
+        time.sleep(delay)
+        made.machine.power_cut()
+        run.kill()
+    made.machine.start(timeout=120)
+    there = "new" if mark in made.cmdline() else "old"
+    tell(f"power cut {seed}: {moment}, {delay:.1f} s later; it booted the {there} command line")
+    assert GOOD in made.cmdline()
+    code, said, _ = made.converge()
+    assert code == 0, said
+    settled(made, f"{GOOD} {mark}")
+
+
+def _shows(made: Box, command: str) -> bool:
+    try:
+        return made.machine.run(command, timeout=4).returncode == 0
+    except LabError:
+        return False  # on its way down or up nobody answers
+
+
+def test_what_is_dropped_is_gone_again(made: Box) -> None:
+    made.wants("")
+    code, said, _ = made.converge()
+    assert code == 0, said
+    assert GOOD not in made.cmdline()
+    made.machine.succeed("! ls /etc/default/grub.d/*homeport* /etc/grub.d/*homeport* 2>/dev/null")
+    made.machine.succeed(TRACES)
