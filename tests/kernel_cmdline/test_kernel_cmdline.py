@@ -475,6 +475,8 @@ def test_wherever_the_power_is_cut_the_next_converge_heals_it(
         assert aboard.boot_loader().arguments()
         node.boots()
         _kept(node, spec)
+        dropped = {text for one in specs for text in one.texts} - {*spec.texts}
+        assert not dropped & {*aboard.CMDLINE.read_text().split()}
         node.boots()
         assert node.situation(spec) == "as wanted"
         assert aboard.CMDLINE.read_text().split()[-2:] == spec.texts
