@@ -86,11 +86,19 @@ def _staged(spec: KernelCmdline | None) -> StringCommand:
     )
 
 
+def _confirmed(spec: KernelCmdline | None, observed: dict[str, Any]) -> StringCommand:
+    wanted = wanted_of(spec)
+    words = " ".join(wanted) or "nothing of ours"
+    differs([Pair(f"command line by default: {words}", "on trial, for this boot alone")])
+    return act("kernel_cmdline", "confirm", parameters=wanted, own=own_text_for(spec, observed))
+
+
 @operation()
 def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
     """Stage a new command line for the next boot; write down what is proven already.
 
-    Unless the run `may` reboot nothing is staged: whoever reboots the node is not surprised.
+    Unless the run `may` reboot nothing is staged: whoever reboots the node is not surprised. What
+    an earlier run left on trial is confirmed here, before another reason to reboot undoes it.
     """
     observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=wanted_of(spec))
     found, wanted = situation(spec, observed), wanted_of(spec)
@@ -99,8 +107,11 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
         waits(host.name, KernelCmdline.STEM, f"the command line to be tried: {words}")
         host.noop("a command line waits to be tried")
         return
-    if found in ("as wanted", "staged", "on trial"):
+    if found in ("as wanted", "staged"):
         host.noop(f"the command line is {found}")
+        return
+    if found == "on trial":
+        yield _confirmed(spec, observed)
         return
     stop = obstacle(found, observed)
     if found == "left over":
@@ -129,13 +140,11 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
 def kept(spec: KernelCmdline | None, may: bool) -> Generator[StringCommand, None, None]:
     """Make the command line the default that the node has come up with; say when it has not."""
     observed: dict[str, Any] = host.get_fact(KernelCmdlineState, wanted=wanted_of(spec))
-    found, wanted = situation(spec, observed), wanted_of(spec)
+    found = situation(spec, observed)
     if found == "on trial":
-        words = " ".join(wanted) or "nothing of ours"
-        differs([Pair(f"command line by default: {words}", "on trial, for this boot alone")])
-        yield act("kernel_cmdline", "confirm", parameters=wanted, own=own_text_for(spec, observed))
+        yield _confirmed(spec, observed)
     elif found == "fell back" and may:
         differs(in_force_words(spec, observed))
-        yield act("kernel_cmdline", "fell_back", parameters=wanted)
+        yield act("kernel_cmdline", "fell_back", parameters=wanted_of(spec))
     else:
         host.noop("no command line is on trial")

@@ -122,9 +122,9 @@ class Node:
                 return aboard.withdraw()
             if found in ("to be tried", "fell back"):
                 return aboard.stage(wanted, 300, "timer", "service")
-        elif found == "on trial":
+        if found == "on trial":
             return aboard.confirm(wanted, text)
-        elif found == "fell back":
+        if found == "fell back":
             return aboard.fell_back(wanted)
         return None
 
