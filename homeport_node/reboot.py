@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node import kernel_cmdline as command_line
+from homeport_node import nvidia
 from homeport_node.common import read
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -42,8 +43,14 @@ def kernel_cmdline_fault() -> str:
     return "the next boot is not marked to be the trial"
 
 
-REASONS: "Mapping[str, Callable[[], str]]" = {"kernel_cmdline": kernel_cmdline}
-FAULTS: "Mapping[str, Callable[[], str]]" = {"kernel_cmdline": kernel_cmdline_fault}
+REASONS: "Mapping[str, Callable[[], str]]" = {
+    "kernel_cmdline": kernel_cmdline,
+    "nvidia": nvidia.reboot_reason,
+}
+FAULTS: "Mapping[str, Callable[[], str]]" = {
+    "kernel_cmdline": kernel_cmdline_fault,
+    "nvidia": nvidia.reboot_fault,
+}
 
 
 def observe() -> "dict[str, Any]":
