@@ -61,6 +61,7 @@ TIERS = (
             _python("pytest", "-m", "machine and not soak", "-v", "--durations=15", "tests"),
         ),
         budget_minutes=45,
+        by_default=False,
     ),
     Tier(
         name="soak",

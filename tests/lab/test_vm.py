@@ -1,0 +1,175 @@
+"""What speaks with a virtual machine, without one; and that a booted one is bare."""
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homeport.lab import LabError
+from homeport.lab.vm.agent import SENTINEL, Agent, AgentGone
+from homeport.lab.vm.emulator import Hardware
+from homeport.lab.vm.machine import command_line, monitor, placed
+from tests.lab.box import Box, box
+
+
+class Guest:
+    """A stand-in for QEMU's guest agent: answers on a socket as the protocol has it.
+
+    `before` is what an earlier connection has left in the channel.
+    """
+
+    def __init__(self, path: Path, before: bytes = b"") -> None:
+        self.before = before
+        self.asked: list[dict[str, Any]] = []
+        self.polls = 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            connection, _ = self.listener.accept()
+            with connection, connection.makefile("rwb") as stream:
+                connection.sendall(self.before)
+                for line in stream:
+                    request = json.loads(line.lstrip(SENTINEL))
+                    self.asked.append(request)
+                    answer = self.answer(request["execute"], request.get("arguments", {}))
+                    mark = SENTINEL if "sync" in request["execute"] else b""
+                    stream.write(mark + json.dumps(answer).encode() + b"\n")
+                    stream.flush()
+
+    def answer(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if command == "guest-sync-delimited":
+            return {"return": arguments["id"]}
+        if command == "guest-exec":
+            if arguments["arg"][1] == "forbidden":
+                return {"error": {"desc": "command forbidden"}}
+            return {"return": {"pid": 7}}
+        self.polls += 1
+        if self.polls < 3:
+            return {"return": {"exited": False}}
+        out = base64.b64encode(b"said").decode()
+        return {"return": {"exited": True, "exitcode": 3, "out-data": out}}
+
+
+def test_a_command_is_run_and_waited_for(tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "agent", before=b'{"return": {}}\n{"return": 1')
+    assert Agent(tmp_path / "agent").run("words", stdin=b"given") == (3, b"said", b"")
+    asked = guest.asked[1]["arguments"]
+    assert asked["arg"] == ["-c", "words"]
+    assert base64.b64decode(asked["input-data"]) == b"given"
+
+
+def test_what_the_agent_refuses_and_a_machine_that_is_off(tmp_path: Path) -> None:
+    Guest(tmp_path / "agent")
+    with pytest.raises(LabError, match="command forbidden"):
+        Agent(tmp_path / "agent").run("forbidden")
+    with pytest.raises(AgentGone, match="the machine is off"):
+        Agent(tmp_path / "nobody").run("true")
+    assert not Agent(tmp_path / "nobody").alive()
+
+
+def test_a_guest_that_hangs_is_gone_in_time(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "agent"))
+        listener.listen()
+        assert not Agent(tmp_path / "agent").alive(timeout=0.1)
+
+
+def test_a_command_without_an_end_is_given_up(tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "agent")
+    guest.polls = -1000
+    with pytest.raises(LabError, match="no end within 0.1 s"):
+        Agent(tmp_path / "agent").run("sleep", timeout=0.1)
+
+
+def test_the_monitor_passes_over_events(tmp_path: Path) -> None:
+    path = tmp_path / "monitor"
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rw") as stream:
+            for said in (
+                '{"QMP": {}}',
+                '{"return": {}}',
+                '{"event": "RESET"}\n{"return": {"a": 1}}',
+            ):
+                stream.write(f"{said}\n")
+                stream.flush()
+                stream.readline()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        assert monitor(path, "query-status") == {"a": 1}
+    with pytest.raises(LabError, match="the emulator does not run"):
+        monitor(tmp_path / "nobody", "query-status")
+
+
+def test_cards_are_told_as_a_probe_tells_them() -> None:
+    bare, shifted = Hardware(), Hardware(port_before=True)
+    assert bare.card(1)["address"] == "0000:02:00.0"
+    assert shifted.card(1)["address"] == "0000:03:00.0"
+    assert bare.card(1)["place"] == shifted.card(1)["place"] == "pci0000:00/09.0/00.0"
+
+
+def test_the_files_of_a_container_are_placed_for_a_machine() -> None:
+    lab = "/usr/lib/lab-machine"
+    files = {f"{lab}/power-on": (b"", 0o755), f"{lab}/hosts": (b"h", 0o644), "/a": (b"", 0o600)}
+    assert placed(files) == {"/etc/hosts": (b"h", 0o644), "/a": (b"", 0o600)}
+
+
+def test_a_machine_without_kvm_has_the_same_devices() -> None:
+    from homeport.lab.vm.emulator import KVM, TRANSLATING
+
+    one, other = (command_line(Hardware(), how).split() for how in (KVM, TRANSLATING))
+    assert set(one) ^ set(other) == {*KVM, *TRANSLATING} - {"-accel", "-cpu"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    with box(tmp_path_factory.mktemp("box")) as one:
+        yield one
+
+
+@pytest.mark.machine
+def test_a_machine_is_bare_and_whole(made: Box) -> None:
+    machine = made.machine
+    for program in ("docker", "caddy", "nmcli", "pip3", "iw"):
+        machine.fail(f"command -v {program}")
+    assert machine.succeed("systemctl is-system-running") == "running"
+    for number, card in enumerate(("0000:01:00.0", "0000:02:00.0")):
+        found = machine.succeed(f"readlink -f /sys/bus/pci/devices/{card}")
+        slot = Hardware().card(number)["place"].split("/")[1]
+        assert found == f"/sys/devices/pci0000:00/0000:00:{slot}/{card}"
+        groups = [
+            machine.succeed(f"readlink /sys/bus/pci/devices/{card[:-1]}{function}/iommu_group")
+            for function in (0, 1)
+        ]
+        assert groups[0] == groups[1]
+
+
+@pytest.mark.machine
+def test_a_power_cut_is_no_shutdown(made: Box) -> None:
+    machine = made.machine
+    machine.succeed("echo unwritten > /run/gone; echo kept > /root/kept; sync")
+    before = machine.boot_id
+    machine.power_cut()
+    with pytest.raises(AgentGone):
+        machine.run("true", timeout=1)
+    machine.start()
+    assert machine.boot_id != before
+    assert machine.succeed("cat /root/kept") == "kept"
+    machine.fail("test -e /run/gone")
+    shown = machine.succeed(
+        "journalctl -b -1 --no-pager | grep -c 'Reached target.*Shutdown' || true"
+    )
+    assert shown == "0"
