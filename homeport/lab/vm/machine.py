@@ -241,9 +241,11 @@ def virtual_machine(
                 engine.run("rm", "--force", "--volumes", container)
 
 
-# What an installer has asked for is there now; the services that read it began without it.
+# What an installer has asked for is there now; the services that read it began without it, and ssh,
+# which had no host key, was given up.
 FIRST_BOOT = """\
 hostname "$(cat /etc/hostname)"
+systemctl reset-failed
 systemctl restart systemd-networkd.service ssh.service
 systemctl restart systemd-modules-load.service
 """
