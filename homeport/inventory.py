@@ -11,6 +11,7 @@ specification with GPUs, images and models resolved), `target`, `lock` and `not_
 import dataclasses
 import os
 import runpy
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +106,7 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
         _collecting.update(nodes)
         return []
     path = Path(file).resolve()
+    _no_other_groups(path, sys._getframe(1).f_globals)
     where = targets_path(path)
     targets = read_targets(where)
     lock = read_lock(lock_path(path))
@@ -119,6 +121,16 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
         data["inventory_file"] = str(path)  # the connector keeps a record for each inventory
         hosts.append((f"@homeport/{name}", data))
     return hosts
+
+
+def _no_other_groups(path: Path, variables: dict[str, Any]) -> None:
+    """Refuse lists and tuples beside `hosts`: pyinfra takes each of them for a group of hosts."""
+    for name, value in variables.items():
+        if isinstance(value, (list, tuple)) and not name.startswith("_") and name != "hosts":
+            raise SpecError(
+                f"{path.stem}: {name}: is a list or tuple at the top of the inventory, which "
+                f"pyinfra takes for a group of hosts: call it _{name}"
+            )
 
 
 def unbound(path: Path) -> dict[str, Spec]:

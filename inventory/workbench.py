@@ -24,7 +24,8 @@ QWEN = Model(
     links={"model.gguf": "Qwen3-8B-Q4_K_M.gguf"},
 )
 
-BOOT_FLAGS = (
+# With an underscore: pyinfra takes other lists at the top of an inventory for hosts.
+_BOOT_FLAGS = (
     Parameter(
         name="intel_iommu",
         value="on",
@@ -51,7 +52,7 @@ BOOT_FLAGS = (
 WORKBENCH = Node(
     name="workbench",
     base=Base(timezone="Etc/UTC"),
-    kernel_cmdline=KernelCmdline(parameters=BOOT_FLAGS),
+    kernel_cmdline=KernelCmdline(parameters=_BOOT_FLAGS),
     lockup_recovery=LockupRecovery(),
     vfio=Vfio(cards=(card("guest"),)),
     nvidia=Nvidia(cards=(Card(gpu=gpu("own"), power_limit=220),)),

@@ -61,6 +61,11 @@ CASES = {
         'model="modl.gguf"',
         "llama_server.model",
     ),
+    "a list that pyinfra takes for hosts": (
+        "hosts = inventory(",
+        'FLAGS = ("a", "b")\nhosts = inventory(',
+        "FLAGS",
+    ),
 }
 
 
