@@ -1,0 +1,142 @@
+"""The workbench on a virtual machine: from bare to proved, through its reboots; then broken.
+
+Of two identical display devices one is given to vfio-pci and one stays, whatever is inserted
+before them.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from homeport.lab import rehearse
+from homeport.lab.stage import Stage, stage
+from homeport.lab.vm.emulator import Hardware
+from homeport.lab.vm.machine import VirtualMachine
+
+pytestmark = pytest.mark.machine
+
+INVENTORY = rehearse.ROOT / "inventory" / "workbench.py"
+GUEST, OWN = 1, 0  # the display devices, by number
+PYTHON = "/opt/homeport/current/bin/python"
+RESET_CAP = (
+    "import pynvml as n; n.nvmlInit(); "
+    "n.nvmlDeviceSetPowerManagementLimit(n.nvmlDeviceGetHandleByIndex(0), 250000)"
+)
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The machine, converged once from bare."""
+    with stage(INVENTORY, on="machine") as made:
+        done = rehearse.homeport(made, "lock", str(INVENTORY))
+        assert done.returncode == 0, done.stderr
+        rehearse.converge(made)
+        yield made
+
+
+def box(on: Stage) -> VirtualMachine:
+    assert isinstance(on.machine, VirtualMachine)
+    return on.machine
+
+
+def driver(on: Stage, number: int, function: int = 0) -> str:
+    """The driver of a function of display device `number`, wherever the device is now."""
+    port = Hardware().card(number)["place"].split("/")[1]
+    found = f"/sys/devices/pci0000:00/0000:00:{port}/*:00.{function}/driver"
+    return Path(box(on).succeed(f"readlink {found}")).name
+
+
+def verify(on: Stage) -> None:
+    done = rehearse.homeport(on, "verify", str(on.inventory))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def drift(on: Stage) -> list[str]:
+    """The operations that a drift check names."""
+    to = on.directory / "drift.json"
+    done = rehearse.homeport(on, "drift", str(on.inventory), "--json", str(to))
+    assert done.returncode in (0, 2), done.stderr
+    (host,) = json.loads(to.read_text())["hosts"]
+    return [str(found["operation"]) for found in host["drift"]]
+
+
+def test_from_bare_to_proved_and_again_after_a_power_cut(
+    on: Stage, tell: Callable[[str], None]
+) -> None:
+    verify(on)
+    assert [driver(on, GUEST, n) for n in (0, 1)] == ["vfio-pci", "vfio-pci"]
+    assert "vfio-pci" not in [driver(on, OWN, n) for n in (0, 1)]
+    box(on).power_cut()
+    box(on).start()
+    verify(on)
+    assert rehearse.converge(on)["changed"] == 0
+    tell("workbench: built, proved, off and on again, proved, and nothing to change")
+
+
+BREAKS = {
+    "a sysctl changed at run time": ("sysctl -qw kernel.panic=0", "Lock-up recovery"),
+    "a package un-held": ("apt-mark unhold nvidia-container-toolkit", "NVIDIA containers"),
+    "a GPU's power cap reset": (f"{PYTHON} -c '{RESET_CAP}'", "NVIDIA"),
+    "the bound driver changed": (
+        "a=$(basename $(ls -d /sys/devices/pci0000:00/0000:00:09.0/*:00.0)); "
+        "echo > /sys/bus/pci/devices/$a/driver_override; "
+        "echo $a > /sys/bus/pci/drivers/vfio-pci/unbind; "
+        "echo $a > /sys/bus/pci/drivers/bochs-drm/bind",
+        "VFIO",
+    ),
+    "the clock unsynchronised": ("systemctl stop systemd-timesyncd", "Base | Time zone and clock"),
+}
+
+
+def test_what_broke_is_named_by_capability_and_healed(
+    on: Stage, tell: Callable[[str], None]
+) -> None:
+    for do, _ in BREAKS.values():
+        box(on).succeed(do)
+    found = drift(on)
+    for name, (_, by) in BREAKS.items():
+        assert any(one.startswith(by) for one in found), (name, found)
+    rehearse.converge(on)
+    assert drift(on) == []
+    tell(f"found and healed: {'; '.join(BREAKS)}")
+
+
+def test_the_command_line_in_force_is_not_the_one_wanted(on: Stage) -> None:
+    file = "/etc/default/grub.d/zz-homeport.cfg"
+    box(on).succeed(f"mv {file} /root/aside && update-grub")
+    box(on).reboot()
+    box(on).succeed(f"mv /root/aside {file} && update-grub")
+    assert [one for one in drift(on) if one.startswith("Kernel command line")]
+    rehearse.converge(on)
+    assert "iommu=pt" in box(on).succeed("cat /proc/cmdline")
+
+
+def test_a_port_inserted_before_them_changes_neither_card(on: Stage) -> None:
+    machine = box(on)
+    machine.succeed("sync")
+    machine.power_cut()
+    machine.fit(Hardware(port_before=True))
+    machine.start()
+    moved = machine.succeed("ls -d /sys/devices/pci0000:00/0000:00:09.0/*:00.0")
+    assert moved.endswith(Hardware(port_before=True).card(GUEST)["address"])
+    assert driver(on, GUEST) == "vfio-pci"
+    assert driver(on, OWN) != "vfio-pci"
+
+
+def test_what_is_dropped_is_given_back(on: Stage, tmp_path: Path) -> None:
+    text = INVENTORY.read_text()
+    for line in ("kernel_cmdline=", "lockup_recovery=", "vfio=", "nvidia=", "nvidia_containers="):
+        (start,) = [one for one in text.splitlines() if one.startswith(f"    {line}")]
+        text = text.replace(f"{start}\n", "")
+    plain = tmp_path / "workbench.py"
+    plain.write_text(text)
+    other = Stage(**{**vars(on), "inventory": plain})
+    rehearse.converge(other)
+    assert driver(on, GUEST) != "vfio-pci"
+    assert "iommu=pt" not in box(on).succeed("cat /proc/cmdline")
+    box(on).succeed(
+        "! find /etc /boot -name '*homeport*' | grep -E 'vfio|grub|lockup|nvidia|trial'"
+    )
+    assert rehearse.converge(other)["changed"] == 0
