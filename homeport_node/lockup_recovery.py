@@ -24,6 +24,8 @@ MUX = "watchdog-mux.service"
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 PROPERTY = (*MANAGER, "org.freedesktop.systemd1.Manager", "RuntimeWatchdogUSec")
 ENOTSUPP = 524  # the kernel's own, which no C library knows
+# A newer kernel that cannot find a hard lock-up lets nobody write the sysctl (kernel/watchdog.c).
+UNABLE = (ENOTSUPP, errno.EOPNOTSUPP, errno.EACCES)
 
 
 def record() -> "dict[str, Any]":
@@ -111,7 +113,7 @@ def set_sysctls(values: "dict[str, str]") -> "str | None":
             before.setdefault(name, _value(name))
             _place(name).write_text(f"{value}\n")
         except OSError as error:
-            if error.errno not in (ENOTSUPP, errno.EOPNOTSUPP):
+            if error.errno not in UNABLE:
                 return f"{name}: {error.strerror}"
             unable.append(name)
             print(f"homeport-says {name}={value} is not in force: this machine cannot do it")

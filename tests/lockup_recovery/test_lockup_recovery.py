@@ -1,5 +1,6 @@
 """Lock-up recovery: what is refused, what is written and put into force, and what is given back."""
 
+import errno
 import hashlib
 import json
 import os
@@ -174,14 +175,15 @@ def test_what_was_in_force_before_is_given_back(kernel: Path) -> None:
     assert not aboard.RECORD.exists()
 
 
+@pytest.mark.parametrize("code", [aboard.ENOTSUPP, errno.EOPNOTSUPP, errno.EACCES])
 def test_what_the_kernel_refuses_is_said_and_remembered_for_this_kernel(
-    kernel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    code: int, kernel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = Path.write_text
 
     def refusing(path: Path, text: str) -> int:
         if path.name == "nmi_watchdog":
-            raise OSError(aboard.ENOTSUPP, "Unknown error 524")
+            raise OSError(code, "refused")
         return write(path, text)
 
     monkeypatch.setattr(Path, "write_text", refusing)
