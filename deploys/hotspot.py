@@ -118,6 +118,11 @@ class Hotspot(Spec):
         return (Secret(name=SECRET),)
 
     @property
+    def open_ports(self) -> tuple[int, ...]:
+        """The TCP ports that its clients find besides those that the network sees: DNS."""
+        return (53,)
+
+    @property
     def ip(self) -> str:
         """The node's address on this network, without the prefix length."""
         return self.address.split("/", 1)[0]

@@ -33,7 +33,7 @@ def _python(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
-UNIT = ("-m", "not node and not container and not soak")
+UNIT = ("-m", "not node and not container and not machine and not soak")
 # The unit tests run in two processes: about half of the time goes to these.
 HALF = ("tests/drift", "tests/lab")
 
