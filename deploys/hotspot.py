@@ -41,6 +41,7 @@ from deploys.secrets import Secret
 from homeport import apt
 from homeport.capability import Capability
 from homeport.differs import Pair, content, differs
+from homeport.network_change import reverting
 from homeport.observe import NodeFact, act
 from homeport.pins import Radio
 from homeport.refuse import refuse
@@ -178,8 +179,9 @@ def running_commands(spec: Hotspot, names: tuple[str, ...], observed: dict[str, 
     profile = observed.get("profile", {})
     applied = profile.get("same") and observed.get("applied") == profile.get("written")
     if not applied or observed.get("running_config") != config_hash(spec, names):
-        commands.append("nmcli connection reload")
+        # Down first: a reload connects a profile that is to connect by itself, and begins it twice.
         commands.append(f"nmcli connection down {CONNECTION} >/dev/null 2>&1 || true")
+        commands.append("nmcli connection reload")
         commands.append(f"nmcli --wait 60 connection up {CONNECTION}")
     return commands
 
@@ -254,18 +256,18 @@ def configuration(spec: Hotspot, names: tuple[str, ...]) -> Generator[Any, None,
 
 
 @operation()
-def running(spec: Hotspot, names: tuple[str, ...]) -> Generator[StringCommand, None, None]:
+def running(spec: Hotspot, names: tuple[str, ...]) -> Generator[Any, None, None]:
     """Write the profile, and bring the hotspot up with it."""
     observed = _observed(spec)
     same = observed.get("profile", {}).get("same")
     differs(running_words(spec, names, observed))
-    if not same:
-        yield act("hotspot", "write_profile", profile=profile_text(spec))
+    write = [] if same else [act("hotspot", "write_profile", profile=profile_text(spec))]
     commands = running_commands(spec, names, observed)
-    for command in commands:
-        yield StringCommand(command)
-    if same and not commands:
+    if not write and not commands:
         host.noop("the hotspot runs as wanted")
+        return
+    # The desk may sit behind this very radio, or what is connected by it.
+    yield from reverting([str(PROFILE)], write, commands)
 
 
 @operation()
@@ -278,12 +280,14 @@ def removed() -> Generator[StringCommand, None, None]:
         return
     paths = [*found, *([PROFILE] if observed.get("profile", {}).get("present") else [])]
     differs(Pair(f"{path}: no such file", "a file of ours") for path in paths)
+    # Deleting takes the network down, while NetworkManager runs: stopped first, it would leave it.
+    yield StringCommand(
+        f"nmcli connection delete {CONNECTION} >/dev/null 2>&1; rm -f {PROFILE} {NAMES_FILE}"
+    )
     if CONFINED_FILE in found:
         # Confined by us, it has nothing but the radio; unconfined, it would take the rest.
         yield StringCommand("systemctl disable --now NetworkManager.service 2>/dev/null || true")
-    yield StringCommand(
-        f"nmcli connection delete {CONNECTION} >/dev/null 2>&1; rm -f {PROFILE} {' '.join(found)}"
-    )
+    yield StringCommand(f"rm -f {CONFINED_FILE} {COUNTRY_FILE}")
 
 
 @deploy("Hotspot")

@@ -20,6 +20,7 @@ from homeport.lab.driver import Driver
 NAMESPACE = "sta"
 OWN = f"/etc/netns/{NAMESPACE}"  # `ip netns exec` puts these files over those in /etc
 STATE = "/run/lab-client"
+ON_LEASE = "/var/lib/lab-client-lease"  # Debian's initramfs mounts /run with noexec
 
 SCAN = (Path(__file__).resolve().parents[2] / "scan.py").read_text()
 
@@ -95,7 +96,7 @@ class Client:
         settings = f'network={{\nssid="{ssid}"\nkey_mgmt=WPA-PSK\nproto=RSN\npsk="{psk}"\n}}\n'
         self.machine.succeed(f"mkdir -p {STATE} {OWN} && chmod 700 {STATE}")
         self.machine.put(f"{STATE}/wpa.conf", settings.encode(), mode=0o600)
-        self.machine.put(f"{STATE}/lease", LEASE.encode(), mode=0o755)
+        self.machine.put(ON_LEASE, LEASE.encode(), mode=0o755)
         self.machine.put(f"{OWN}/hosts", b"127.0.0.1\tlocalhost\n")
         self.machine.put(f"{OWN}/resolv.conf", b"")
         self.machine.succeed(
@@ -110,16 +111,18 @@ class Client:
         )
         self._associated(timeout)
         patience = max(1, round(timeout * self.machine.patience / 3))
-        self._inside(f"busybox udhcpc -n -q -f -i {interface} -t {patience} -T 3 -s {STATE}/lease")
-        listed = json.loads(self._inside(f"ip -json -4 address show {interface}"))
-        return str(listed[0]["addr_info"][0]["local"])
+        self._inside(f"busybox udhcpc -n -q -f -i {interface} -t {patience} -T 3 -s {ON_LEASE}")
+        for link in json.loads(self._inside(f"ip -json -4 address show {interface}")):
+            for address in link.get("addr_info", ()):
+                return str(address["local"])
+        raise LabError(f"{self.machine.name}: {interface} has a lease and no address")
 
     def leave(self) -> None:
         """Leave the network; the radio is the kernel's again, and nothing of the client is left."""
         self.machine.succeed(
             f"if [ -e {STATE}/pid ]; then kill $(cat {STATE}/pid) 2>/dev/null; fi; "
             f"! [ -e /run/netns/{NAMESPACE} ] || ip netns delete {NAMESPACE}; "
-            f"rm -rf {STATE} {OWN}"
+            f"rm -rf {STATE} {OWN} {ON_LEASE}"
         )
         # The kernel hands the radio back when the last process of the namespace is gone.
         self.machine.wait_until(
