@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,23 @@ def test_a_dns_question_and_its_answer() -> None:
     nothing = question[:2] + struct.pack(">5H", 0x8183, 1, 0, 0, 0) + question[12:]
     assert aboard.txt_answer(question, nothing) == ""
     assert aboard.txt_answer(question, nothing + b"\0" * 40) == ""
+
+
+@pytest.mark.parametrize(
+    ("began", "read"), [(-10.0, False), (10.0, True), (None, False)], ids=["older", "newer", "none"]
+)
+def test_a_dnsmasq_that_began_before_a_change_has_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: float | None, read: bool
+) -> None:
+    monkeypatch.setattr(aboard, "NAMES_FOLDER", tmp_path / "names")
+    monkeypatch.setattr(aboard, "DNSMASQ_PID", f"{tmp_path}/{{interface}}.pid")
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names/homeport.conf").write_text("local=/a.example/")
+    if began is not None:
+        pid = tmp_path / "wlan0.pid"
+        pid.touch()
+        os.utime(pid, (time.time() + began,) * 2)
+    assert aboard.names_read("wlan0") is read
 
 
 # The operations ---------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ The access point is NetworkManager's, the radios are the kernel's (mac80211_hwsi
 """
 
 import dataclasses
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from homeport.lab.stage import Stage, stage
 from homeport.lab.vm import seat
 from homeport.lab.vm.client import Client
 from homeport.lab.vm.machine import VirtualMachine
+from homeport.network_change import AFTERWARDS, SECONDS
 from homeport_node.hotspot import CONNECTION, PROFILE
 from tests.hotspot.seat import SEAT
 
@@ -23,6 +26,13 @@ pytestmark = pytest.mark.machine
 
 HERE = Path(__file__).parent
 UP = f"nmcli -g GENERAL.STATE connection show {CONNECTION} | grep -qx activated"
+
+# A script of NetworkManager's dispatcher, see NetworkManager-dispatcher(8).
+CUT_FILE = "/etc/NetworkManager/dispatcher.d/50-lab-cut"
+CUT = """#!/bin/sh
+[ "$2" = up ] && [ ! -e /run/lab-cut ] && touch /run/lab-cut && ip link set dev {link} down
+exit 0
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +79,7 @@ def test_a_removed_names_file_is_named_and_comes_back(
     machine.succeed(f"rm {NAMES_FILE}")
     found = homeport(built, "drift", str(built.inventory))
     assert found.returncode == 2, found.stdout + found.stderr
-    assert f"{NAMES_FILE}: no such file" in found.stdout
+    assert f"wanted  {NAMES_FILE}: sha256" in found.stdout
     assert converge(built)["changed"] > 0
     client = Client(machine)
     client.join(SEAT.hotspot.ssid, psk(machine))  # type: ignore[union-attr]
@@ -77,6 +87,31 @@ def test_a_removed_names_file_is_named_and_comes_back(
         seat.names(built, machine, client, SEAT)
     finally:
         client.leave()
+
+
+def test_a_change_that_cuts_the_connection_takes_itself_back(
+    built: Stage, machine: VirtualMachine
+) -> None:
+    """Once, as the hotspot comes up, the desk's network goes: as when both were on one radio."""
+    (route,) = json.loads(machine.succeed("ip -json route get 192.0.2.1"))
+    machine.put(CUT_FILE, CUT.format(link=route["dev"]).encode(), mode=0o755)
+    machine.succeed(f"rm -f {NAMES_FILE}")
+    began = time.monotonic()
+    try:
+        done = homeport(built, "converge", str(built.inventory))
+        took = time.monotonic() - began
+        assert done.returncode == 1
+        said = done.stdout + done.stderr
+        assert "cut the connection to seat" in said
+        assert "the change was taken back" in said
+        machine.succeed("test -e /run/lab-cut")  # it was cut indeed
+        # The run's own steps, then the time that is stated, then a new connection.
+        assert took < SECONDS + AFTERWARDS + 60 * machine.patience
+    finally:
+        machine.run(f"rm -f {CUT_FILE}")
+    machine.wait_for_open_port(22)
+    converge(built)
+    assert converge(built)["changed"] == 0
 
 
 def test_it_is_back_by_itself_after_a_power_cut(built: Stage, machine: VirtualMachine) -> None:
