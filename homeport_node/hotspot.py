@@ -22,6 +22,9 @@ PSK = Path(SECRETS, "hotspot.psk")
 PSK_MARK, WRITTEN_MARK = "@PSK@", "@WRITTEN@"
 # The name under which the running dnsmasq tells which configuration it has read.
 CONFIG_NAME = "config.homeport.internal"
+# dnsmasq reads this folder when NetworkManager spawns it, and then writes its pid file.
+NAMES_FOLDER = Path("/etc/NetworkManager/dnsmasq-shared.d")
+DNSMASQ_PID = "/run/nm-dnsmasq-{interface}.pid"
 NETWORK_MANAGER = "org.freedesktop.NetworkManager"
 
 
@@ -147,6 +150,19 @@ def running_config(address: str) -> str:
             return ""
 
 
+def names_read(interface: str) -> bool:
+    """Whether the dnsmasq of `interface` began after the last change in its folder.
+
+    The hash that it tells does not cover lines that somebody took out of the file around it.
+    """
+    try:
+        began = Path(DNSMASQ_PID.format(interface=interface)).stat().st_mtime
+        changed = [one.stat().st_ctime for one in (NAMES_FOLDER, *NAMES_FOLDER.iterdir())]
+    except OSError:
+        return False
+    return began > max(changed)
+
+
 def radio(mac: str) -> str:
     """The interface whose own address is `mac`, "" when there is none."""
     try:
@@ -186,7 +202,7 @@ def observe(mac: str, profile: str, address: str, files: "list[str]") -> "dict[s
         "interface": interface,
         "profile": profile_state(profile),
         "applied": applied(interface) if interface else "",
-        "running_config": running_config(address) if address else "",
+        "running_config": running_config(address) if address and names_read(interface) else "",
         "files": {path: text for path in files if (text := read(path)) is not None},
         "manages": manages(interface),
         "active": unit.get("ActiveState") == "active",

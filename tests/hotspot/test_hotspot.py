@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,23 @@ def test_a_dns_question_and_its_answer() -> None:
     assert aboard.txt_answer(question, nothing + b"\0" * 40) == ""
 
 
+@pytest.mark.parametrize(
+    ("began", "read"), [(-10.0, False), (10.0, True), (None, False)], ids=["older", "newer", "none"]
+)
+def test_a_dnsmasq_that_began_before_a_change_has_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: float | None, read: bool
+) -> None:
+    monkeypatch.setattr(aboard, "NAMES_FOLDER", tmp_path / "names")
+    monkeypatch.setattr(aboard, "DNSMASQ_PID", f"{tmp_path}/{{interface}}.pid")
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names/homeport.conf").write_text("local=/a.example/")
+    if began is not None:
+        pid = tmp_path / "wlan0.pid"
+        pid.touch()
+        os.utime(pid, (time.time() + began,) * 2)
+    assert aboard.names_read("wlan0") is read
+
+
 # The operations ---------------------------------------------------------------------------------
 
 AS_WANTED: dict[str, Any] = {
@@ -226,14 +245,14 @@ BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profi
             ["rm -f"],
         ),
         (running, AS_WANTED, True, []),
-        (running, {**AS_WANTED, "wifi_off": True}, True, ["nmcli radio wifi on"]),
+        (running, {**AS_WANTED, "wifi_off": True}, True, ["python3", "python3", "FunctionCommand"]),
         (removed, {**AS_WANTED, "files": {}, "profile": {"present": False}}, False, []),
-        (removed, {**AS_WANTED, "files": {}}, False, ["nmcli connection delete"]),
+        (removed, {**AS_WANTED, "files": {}}, False, ["nmcli connection delete", "rm -f"]),
         (
             removed,
             {**AS_WANTED, "files": {CONFINED_FILE: "x"}},
             False,
-            ["systemctl disable --now NetworkManager", "nmcli connection delete"],
+            ["nmcli connection delete", "systemctl disable --now NetworkManager", "rm -f"],
         ),
     ],
 )
@@ -249,8 +268,30 @@ def test_operations(
 
 def test_the_profile_is_written_before_it_is_brought_up() -> None:
     found = yielded(running, BARE, spec=SPEC, names=NAMES)
-    assert "_module.write_profile(" in found[0]
-    assert found[-1] == CYCLE
+    verbs = ("arm(", "write_profile(", "start(", "_kept")
+    assert len(found) == len(verbs)
+    for command, verb in zip(found, verbs, strict=True):
+        assert verb in command.rpartition("_module.")[2]
+    assert CYCLE in found[2]
+    assert str(aboard.PROFILE) in found[0]
+
+
+def test_the_network_goes_down_before_the_profile_is_read() -> None:
+    down, reload, up = running_commands(SPEC, NAMES, {**RUNNING, "applied": ""})
+    assert (down.split()[2], reload.split()[2], up) == ("down", "reload", CYCLE)
+
+
+def test_removed_takes_the_network_down_while_network_manager_runs() -> None:
+    first, second, last = yielded(removed, {**AS_WANTED, "files": {CONFINED_FILE: "x"}})
+    assert first.startswith("nmcli connection delete")
+    assert "NetworkManager.service" in second
+    # What says that we confined NetworkManager goes last: a run cut short begins again.
+    assert CONFINED_FILE in last
+    assert CONFINED_FILE not in first
+
+
+def test_clients_find_dns_besides_what_the_network_sees() -> None:
+    assert SPEC.open_ports == (53,)
 
 
 def test_a_node_without_the_radio_is_refused() -> None:

@@ -1,0 +1,89 @@
+"""A change of the node's network that reverts by itself unless the desk confirms it.
+
+Before the change a timer is armed on the node (`homeport_node/network_change.py`); the change is
+made by the node itself, detached from the connection; the desk then comes over a new connection
+and stops the timer. Where it cannot, the node is as it was after `SECONDS`, and the run fails.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import pyinfra
+from pyinfra.api import FunctionCommand, StringCommand
+from pyinfra.api.host import Host
+from pyinfra.api.state import State
+
+from homeport.observe import act
+from homeport_node.network_change import DONE, REVERTED, STATE
+
+SECONDS = 120  # from arming to taking back; a change of ours ends within 60
+AFTERWARDS = 90  # seconds besides, for the way back and a new connection
+PAUSE = 2.0  # seconds between two attempts
+
+LOOK = StringCommand(f"ls {STATE} 2>/dev/null || echo {REVERTED}")
+
+
+def reverting(
+    files: Iterable[str], before: Iterable[StringCommand], commands: Iterable[str]
+) -> Generator[Any, None, None]:
+    """What an operation yields to run `before`, which writes `files`, and then `commands`.
+
+    `commands` are shell text that may cut the connection. All of it is taken back when it fails, or
+    when the node cannot be reached over a new connection after it.
+    """
+    yield act("network_change", "arm", files=[*files], seconds=SECONDS)
+    yield from before
+    yield act("network_change", "start", commands=[*commands])
+    yield FunctionCommand(_kept, (), {})
+
+
+def _run(machine: Host, command: StringCommand) -> tuple[bool, str]:
+    """Whether `command` went well over a new connection, and what it said. Raises without one."""
+    client = getattr(machine.connector, "client", None)
+    if client is not None:
+        client.close()
+    machine.connected = False
+    machine.connect(show_errors=False, raise_exceptions=True)
+    sudo = bool(machine.data.get("_sudo"))
+    good, output = machine.run_shell_command(command, _sudo=sudo)
+    return good, output.output
+
+
+def confirm(
+    machine: Host,
+    *,
+    attempt: Callable[[Host, StringCommand], tuple[bool, str]] = _run,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """ "" once the change is confirmed over a new connection; else what became of it."""
+    began, last = clock(), "it does not end"
+    while clock() - began < SECONDS + AFTERWARDS:
+        sleep(PAUSE)
+        try:
+            _, found = attempt(machine, LOOK)
+            if REVERTED in found.split():
+                return (
+                    f"the network change cut the connection to {machine.name}, which was there "
+                    f"again after {clock() - began:.0f} s: the change was taken back"
+                )
+            if DONE not in found.split():
+                continue
+            good, said = attempt(machine, act("network_change", "confirm"))
+            return "" if good else f"the network change was not kept: {said.strip()}"
+        except Exception as error:  # noqa: BLE001  # a network in change fails in many ways
+            last = f"{type(error).__name__}: {error}"
+    return (
+        f"{machine.name} cannot be reached {SECONDS + AFTERWARDS} s after its network change "
+        f"({last}): look at its console; it takes the change back by itself"
+    )
+
+
+# pyinfra calls it in the host's own greenlet for the names of its first two arguments.
+def _kept(state: State, host: Host) -> bool:
+    words = confirm(host)
+    if words:
+        pyinfra.logger.error(words)
+        setattr(host.connector, "lost", words)  # noqa: B010  # ours says by it why a run ended
+    return not words

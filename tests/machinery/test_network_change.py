@@ -1,0 +1,190 @@
+"""A network change that takes itself back: what is noted aboard, and what the desk makes of it."""
+
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from homeport import network_change as desk
+from homeport_node import network_change as aboard
+from homeport_node.common import Ran
+
+MACHINE: Any = SimpleNamespace(name="iona")
+ADDRESSES = """[
+ {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "addr_info": []},
+ {"ifname": "eth0", "flags": ["UP"], "addr_info": [
+   {"local": "192.0.2.7", "scope": "global"}, {"local": "fe80::1", "scope": "link"}]},
+ {"ifname": "eth1", "flags": [], "addr_info": []}]"""
+
+
+class Node:
+    """Answers `run`: the units in `active` are, and what was run is kept in `ran`."""
+
+    def __init__(self, active: tuple[str, ...]) -> None:
+        self.active = active
+        self.ran: list[tuple[str, ...]] = []
+
+    def __call__(self, *command: str, **_: Any) -> Ran:
+        self.ran.append(command)
+        if command[:2] == ("systemctl", "is-active"):
+            return Ran(0, "active\n" if command[2] in self.active else "inactive\n", "")
+        if command[0] == "ip":
+            return Ran(0, ADDRESSES, "")
+        return Ran(0, "uuid-1\nuuid-2\n" if command[0] == "nmcli" else "", "")
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(aboard, "STATE", tmp_path / "state")
+    return tmp_path / "state"
+
+
+def node(monkeypatch: pytest.MonkeyPatch, *active: str) -> Node:
+    made = Node(active)
+    monkeypatch.setattr(aboard, "run", made)
+    return made
+
+
+def test_files_come_back_as_they_were(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node(monkeypatch, aboard.MANAGER)
+    there, absent = tmp_path / "profile", tmp_path / "new one"
+    there.write_text("before")
+    there.chmod(0o600)
+    state.mkdir()
+    lines = aboard.file_lines([str(there), str(absent)])
+    there.write_text("after")
+    absent.write_text("after")
+    subprocess.run(["sh", "-c", "\n".join(lines)], check=True)
+    assert there.read_text() == "before"
+    assert there.stat().st_mode & 0o777 == 0o600
+    assert not absent.exists()
+
+
+def test_links_and_addresses_that_were_there_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    node(monkeypatch, aboard.MANAGER, "systemd-networkd.service")
+    lines = aboard.network_lines()
+    assert "ip link set dev eth0 up" in lines
+    assert not [line for line in lines if "eth1" in line]
+    assert any(" 192.0.2.7/" in line for line in lines)
+    assert not [line for line in lines if "fe80" in line]
+    assert lines[-1] == '[ -z "$lost" ] || systemctl restart systemd-networkd.service'
+    assert any("for one in uuid-1 uuid-2; do nmcli --wait 30 connection up" in one for one in lines)
+
+
+def test_network_manager_that_did_not_run_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    node(monkeypatch)
+    lines = aboard.network_lines()
+    assert lines[0] == "systemctl disable --now NetworkManager.service"
+    assert not [line for line in lines if "nmcli" in line or "restart" in line]
+
+
+def test_the_text_of_the_way_back_is_shell(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = node(monkeypatch, aboard.MANAGER, *aboard.OTHERS)
+    assert aboard.arm(["/nowhere/profile"], 120) is None
+    subprocess.run(["sh", "-n", state / "revert"], check=True)
+    assert state.stat().st_mode & 0o777 == 0o700
+    (timer,) = [one for one in found.ran if one[0] == "systemd-run"]
+    assert "--on-active=120" in timer
+
+
+def test_nothing_begins_while_another_change_is_on_trial(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = node(monkeypatch, f"{aboard.REVERT}.timer")
+    assert "on trial" in (aboard.arm([], 120) or "")
+    assert not [one for one in found.ran if one[0] == "systemd-run"]
+    assert not state.exists()
+
+
+def test_nothing_begins_without_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = node(monkeypatch)
+    assert "timer" in (aboard.start(["true"]) or "")
+    assert not [one for one in found.ran if one[0] == "systemd-run"]
+
+
+@pytest.mark.parametrize(("command", "status"), [("echo good", "0"), ("echo bad; false", "1")])
+def test_how_a_change_ended_is_noted(
+    state: Path, monkeypatch: pytest.MonkeyPatch, command: str, status: str
+) -> None:
+    node(monkeypatch, f"{aboard.REVERT}.timer")
+    state.mkdir()
+    assert aboard.start([command, "echo then"]) is None
+    subprocess.run(["sh", state / "change"], check=False)
+    assert (state / aboard.DONE).read_text().strip() == status
+    assert ("then" in (state / aboard.WORDS).read_text()) is (status == "0")
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "stopped"),
+    [
+        ({"done": "0"}, "", True),
+        ({"done": "4", "words": "no such radio"}, "failed and was taken back: no such radio", True),
+        ({"done": "0", "reverted": ""}, "was taken back", False),
+        (None, "was taken back", False),
+    ],
+    ids=["went well", "failed", "too late", "nothing there"],
+)
+def test_confirming(
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str] | None,
+    words: str,
+    stopped: bool,
+) -> None:
+    found = node(monkeypatch)
+    if files is not None:
+        state.mkdir()
+        for name, text in files.items():
+            (state / name).write_text(text)
+    said = aboard.confirm()
+    assert (said is None) is (words == "")
+    assert words in (said or "")
+    assert (("systemctl", "stop", f"{aboard.REVERT}.timer") in found.ran) is stopped
+
+
+class Desk:
+    """What the node says to each attempt, in order; an exception is raised."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.now = 0.0
+
+    def attempt(self, *_: Any) -> tuple[bool, str]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def confirm(self) -> str:
+        return desk.confirm(MACHINE, attempt=self.attempt, sleep=self.sleep, clock=lambda: self.now)
+
+
+CUT = OSError("no route to host")
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([(True, "revert"), CUT, (True, "done revert"), (True, "")], None),
+        ([CUT, CUT, (True, "done reverted")], "cut the connection to iona.*after 6 s.*taken back"),
+        ([(True, "done"), (False, "it failed")], "was not kept: it failed"),
+        ([CUT], "iona cannot be reached 210 s after.*no route to host"),
+        ([(True, "revert")], "it does not end"),
+    ],
+    ids=["kept", "cut", "failed", "gone", "never ends"],
+)
+def test_what_the_desk_makes_of_it(answers: list[Any], words: str | None) -> None:
+    found = Desk(*answers).confirm()
+    if words is None:
+        assert found == ""
+    else:
+        assert "\n" not in found
+        assert re.search(words, found), found
