@@ -15,15 +15,12 @@ from typing import Any
 
 from homeport import report
 from homeport.inventory import unbound
-from homeport.lab import LabError
+from homeport.lab import LabError, StepFailed
 from homeport.lab.stage import Kind, Stage, stage
+from homeport.lab.vm.seat import hotspot_seat
 from homeport.leaks import find_leaks
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class StepFailed(Exception):
-    """A step of the rehearsal did not come out as it must; the text says what was seen."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -268,6 +265,16 @@ def _network(on: Stage) -> str:
     return f"from a neighbour only ports {ports} answer; {len(inside)} addresses inside do not"
 
 
+def _client(on: Stage) -> str:
+    nodes: dict[str, Any] = {**unbound(on.inventory)}
+    said = [
+        hotspot_seat(on, machine, nodes[name])
+        for name, machine in on.machines.items()
+        if nodes[name].hotspot is not None
+    ]
+    return "; ".join(said) or "no node opens a Wi-Fi network"
+
+
 def _leaks(on: Stage) -> str:
     known, texts = secrets(on), places(on)
     if not known or not all(texts.values()):
@@ -335,6 +342,7 @@ def _steps(on: Stage, result: Rehearsal) -> None:
         *(again if result.on == "machine" else []),
         ("converge again", lambda: _twice(on, before)),
         ("network", lambda: _network(on)),
+        *([("Wi-Fi client", lambda: _client(on))] if result.on == "machine" else []),
         ("secrets", lambda: _leaks(on)),
     ]
     for name, run in steps:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport import report
-from homeport.lab import LabError, cache
+from homeport.lab import LabError, StepFailed, cache
 from homeport.lab import engine as engines
 from homeport.lab.bench_drift import iona, limits, mix, playbooks, rivals
 from homeport.lab.bench_drift.compare import Workload, compare
@@ -23,7 +23,7 @@ from homeport.lab.bench_drift.places import (
     pyinfra_inventory,
 )
 from homeport.lab.machine import Machine, client_key, machine
-from homeport.lab.rehearse import StepFailed, converge
+from homeport.lab.rehearse import converge
 from homeport.lab.rehearse import homeport as run_homeport
 from homeport.lab.stage import Stage, stage
 

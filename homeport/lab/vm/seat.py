@@ -8,9 +8,8 @@ import json
 import secrets
 from typing import Any
 
-from homeport.lab import LabError
+from homeport.lab import LabError, StepFailed
 from homeport.lab.driver import Driver
-from homeport.lab.rehearse import StepFailed
 from homeport.lab.resolver import ANSWER, resolver
 from homeport.lab.stage import Stage
 from homeport.lab.vm.client import STATE, Answer, Client
