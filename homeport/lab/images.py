@@ -26,7 +26,7 @@ NODE = (
     "ca-certificates",
     "curl",
 )
-SOURCES = ("docker-registry", "python3", "ca-certificates", "gpg", "gpg-agent")
+SOURCES = ("docker-registry", "python3", "ca-certificates", "gpg", "gpg-agent", "chrony")
 
 # Every machine has its own identity: what the build made or copied from this host goes.
 BARE = (

@@ -24,6 +24,8 @@ from homeport.lab.registry import Registry
 REGISTRY = "registry.lab.internal"
 HUB = "hub.lab.internal"
 INDEX = "pypi.lab.internal"
+TIME = "time.lab.internal"
+CHRONY = ("allow", "local stratum 8", "cmdport 0")  # chrony.conf(5), a line each
 REGISTRY_PORT, HUB_PORT, INDEX_PORT, APT_PORT = 5000, 443, 8443, 8080
 
 PROGRAMS = Path(__file__).parent
@@ -60,7 +62,7 @@ class Sources:
     @property
     def names(self) -> dict[str, str]:
         """Each name that a machine must know, and its address."""
-        return dict.fromkeys((REGISTRY, HUB, INDEX), self.address)
+        return dict.fromkeys((REGISTRY, HUB, INDEX, TIME), self.address)
 
     @property
     def hub(self) -> str:
@@ -226,6 +228,8 @@ def sources(
             made.apt_key = engine.docker("exec", container, *sign).strip()
         for service in made.commands:
             made.start(service)
+        # For machines with a clock of their own. -x: this one is the host's, and only told.
+        engine.docker("exec", "--detach", container, "chronyd", "-dxu", "root", *CHRONY)
         yield made
     finally:
         if not engine.keeping:

@@ -37,7 +37,8 @@ def test_the_first_administrator_finds_the_model(node: Node, client: Any, host: 
 
 
 def test_the_data_are_in_the_volume_of_the_inventory(node: Node, host: Any) -> None:
-    assert node.open_webui is not None
+    if node.open_webui is None:
+        pytest.skip("the inventory wants no Open WebUI")
     volume = node.open_webui.volume
     mount = host.check_output(f"docker volume inspect -f '{{{{.Mountpoint}}}}' {volume}")
     assert host.file(f"{mount}/webui.db").is_file

@@ -18,6 +18,7 @@ from homeport.lab.driver import Driver
 from homeport.lab.engine import Engine, Network
 from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.machine import archive, firmware, key_pair, packages
+from homeport.lab.sources import TIME
 from homeport.lab.vm import disk, emulator
 from homeport.lab.vm.agent import Agent, AgentGone
 from homeport.lab.vm.emulator import CONSOLE, STAGE, Hardware
@@ -47,6 +48,7 @@ MACAddress={mac}
 [Network]
 Address={address}/{prefix}
 Gateway={gateway}
+NTP={time}
 IPv6AcceptRA=no
 """
 
@@ -268,6 +270,7 @@ def lan(made: VirtualMachine, network: Network, *, radios: bool) -> dict[str, tu
         address=made.address,
         prefix=network.subnet.prefixlen,
         gateway=network.subnet[1],
+        time=TIME,
     )
     for address in made.addresses[1:]:
         text += f"Address={ipaddress.IPv6Address(address)}/64\n"
