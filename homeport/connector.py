@@ -82,6 +82,8 @@ class HomeportConnector(SSHConnector):
         if self._memory is not None:
             self._memory.forget()
         self.lost = self._uploads = ""  # a node that was rebooted has an empty /tmp
+        # pyinfra keeps the channel for files when it connects anew, and would use the closed one.
+        self.get_file_transfer_connection.cache.clear()
         super().connect()
         client = self.client
         assert client is not None

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.connectors import ssh
 from pyinfra.connectors.ssh import SSHConnector
 
 from homeport import alive
+from homeport import connector as connectors
 from homeport.alive import PEER_TIMEOUT, nodelay
 from homeport.connector import HomeportConnector
 
@@ -48,3 +50,25 @@ def test_signs_of_life_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     while not asked and time.monotonic() < deadline:
         time.sleep(0.01)
     assert asked == ["keepalive@openssh.com"]
+
+
+def test_after_a_reconnect_files_go_over_the_new_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clients = [
+        SimpleNamespace(get_transport=lambda n=n: f"transport {n}", exec_command=print)
+        for n in (1, 2)
+    ]
+
+    def connect(self: Any) -> None:
+        self.client = clients.pop(0)
+
+    monkeypatch.setattr(SSHConnector, "connect", connect)
+    monkeypatch.setattr(connectors, "keep_alive", lambda _: None)
+    monkeypatch.setattr(ssh.SFTPClient, "from_transport", lambda transport: f"files by {transport}")
+    connector = HomeportConnector.__new__(HomeportConnector)
+    connector.data = {"ssh_file_transfer_protocol": "sftp"}  # type: ignore[typeddict-item]
+    for wanted in ("files by transport 1", "files by transport 2"):
+        connector.connect()
+        assert connector.get_file_transfer_connection() == wanted
+        assert connector.get_file_transfer_connection() == wanted
