@@ -22,6 +22,7 @@ from homeport_node import kernel_cmdline_grub as grub
 from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import Ran, read
+from tests.kernel_cmdline.played import does, found
 from tests.operations import Words, is_refusal, yielded
 
 CFG = Path(__file__).with_name("grub.cfg").read_text()
@@ -309,25 +310,10 @@ class Node:
         aboard.BOOT_ID.write_text(f"boot-{number + 1}\n")
 
     def does(self, operation: Any, spec: KernelCmdline | None) -> "str | None":
-        """What becomes of an operation of ours on this node."""
-        state = aboard.observe(spec.texts if spec else [])
-        found = situation(spec, state)
-        wanted, text = (spec.texts if spec else []), own_text(spec, state["loader"]["kind"])
-        if operation is tried:
-            if found == "to be written":
-                return aboard.make_default(wanted, text)
-            if found == "left over":
-                return aboard.withdraw()
-            if found in ("to be tried", "fell back"):
-                return aboard.stage(wanted, 300, "timer", "service")
-        if found == "on trial":
-            return aboard.confirm(wanted, text)
-        if found == "fell back":
-            return aboard.fell_back(wanted)
-        return None
+        return does(operation, spec)
 
     def situation(self, spec: KernelCmdline | None) -> str:
-        return situation(spec, aboard.observe(spec.texts if spec else []))
+        return found(spec)
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from deploys.kernel_cmdline import KernelCmdline, Parameter
-from deploys.kernel_cmdline.difference import own_text, situation
 from deploys.kernel_cmdline.operations import kept, tried
 from homeport_node import kernel_cmdline as aboard
 from homeport_node import kernel_cmdline_grub as grub
 from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import Ran
+from tests.kernel_cmdline.played import does, found
 
 PT = Parameter(name="iommu", value="pt", reason="passthrough")
 AER = Parameter(name="pci", value="noaer", reason="a riser that floods the log")
@@ -113,23 +113,10 @@ class Node:
         return text
 
     def does(self, operation: Any, spec: KernelCmdline | None) -> "str | None":
-        found = self.situation(spec)
-        wanted, text = (spec.texts if spec else []), own_text(spec, "systemd-boot")
-        if operation is tried:
-            if found == "to be written":
-                return aboard.make_default(wanted, text)
-            if found == "left over":
-                return aboard.withdraw()
-            if found in ("to be tried", "fell back"):
-                return aboard.stage(wanted, 300, "timer", "service")
-        if found == "on trial":
-            return aboard.confirm(wanted, text)
-        if found == "fell back":
-            return aboard.fell_back(wanted)
-        return None
+        return does(operation, spec)
 
     def situation(self, spec: KernelCmdline | None) -> str:
-        return situation(spec, aboard.observe(spec.texts if spec else []))
+        return found(spec)
 
 
 @pytest.fixture
