@@ -13,7 +13,7 @@ import pytest
 from homeport.lab import LabError
 from homeport.lab.vm.agent import SENTINEL, Agent, AgentGone
 from homeport.lab.vm.emulator import Hardware
-from homeport.lab.vm.machine import command_line, monitor, placed
+from homeport.lab.vm.machine import command_line, placed
 from tests.lab.box import Box, box
 
 
@@ -88,30 +88,6 @@ def test_a_command_without_an_end_is_given_up(tmp_path: Path) -> None:
     guest.polls = -1000
     with pytest.raises(LabError, match="no end within 0.1 s"):
         Agent(tmp_path / "agent").run("sleep", timeout=0.1)
-
-
-def test_the_monitor_passes_over_events(tmp_path: Path) -> None:
-    path = tmp_path / "monitor"
-
-    def serve(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection, connection.makefile("rw") as stream:
-            for said in (
-                '{"QMP": {}}',
-                '{"return": {}}',
-                '{"event": "RESET"}\n{"return": {"a": 1}}',
-            ):
-                stream.write(f"{said}\n")
-                stream.flush()
-                stream.readline()
-
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        assert monitor(path, "query-status") == {"a": 1}
-    with pytest.raises(LabError, match="the emulator does not run"):
-        monitor(tmp_path / "nobody", "query-status")
 
 
 def test_cards_are_told_as_a_probe_tells_them() -> None:

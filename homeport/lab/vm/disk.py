@@ -58,7 +58,6 @@ mke2fs -q -t ext4 -U {ROOT_UUID} -E offset=1048576,root_owner=0:0 -d root.tar di
     {SIZE_MIB - 1}M
 """
 
-
 INSTALL = "grub-install /dev/vda && update-grub && sync"
 
 # The same system on a logical volume, which GRUB reads and cannot write.
@@ -192,7 +191,7 @@ def _booted(
         engine.docker("wait", container, timeout=300)
     finally:
         engine.run("rm", "--force", "--volumes", container)
-    for name in ("agent", "monitor", CONSOLE):
+    for name in ("agent", CONSOLE):
         (directory / name).unlink(missing_ok=True)
 
 

@@ -13,7 +13,6 @@ from homeport.lab import LabError, cache, images
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.engine import Engine
 
-# genisoimage and the like are not needed: what a machine gets, it gets by its guest agent.
 PACKAGES = (
     "qemu-system-x86",
     "qemu-utils",
@@ -22,7 +21,6 @@ PACKAGES = (
     "fdisk",
     "e2fsprogs",
     "libarchive13t64",  # mke2fs fills a file system from a tar archive with it
-    "python3",
 )
 STAGE = "/stage"  # in the container: the machine's own directory
 CONSOLE = "console.log"
@@ -94,12 +92,11 @@ def _port(name: str, slot: int) -> list[str]:
 
 
 def channels() -> list[str]:
-    """QEMU's arguments for the ways in: guest agent, monitor, and the log of the serial console."""
+    """QEMU's arguments for the ways in: the guest agent, and the log of the serial console."""
     return [
         *("-device", "virtio-serial-pci,addr=0x1e"),
         *("-chardev", f"socket,id=agent,path={STAGE}/agent,server=on,wait=off"),
         *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
-        *("-qmp", f"unix:{STAGE}/monitor,server=on,wait=off"),
         *("-chardev", f"file,id=console,path={STAGE}/{CONSOLE},append=on"),
         *("-serial", "chardev:console"),
     ]

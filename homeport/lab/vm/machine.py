@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import ipaddress
-import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -124,7 +122,8 @@ class VirtualMachine(Driver):
             with contextlib.suppress(LabError):
                 now = self.boot_id
                 if now != before:
-                    self.wait_for_boot(timeout=max(1, deadline - time.monotonic()))
+                    left = max(1, deadline - time.monotonic())
+                    self.wait_for_boot(timeout=left / self.patience)
                     return now
             if time.monotonic() > deadline:
                 raise LabError(
@@ -145,35 +144,6 @@ class VirtualMachine(Driver):
                         f"{self.name}: {what or command}: {error}\n{self.console()}"
                     ) from error
                 time.sleep(0.5)
-
-    def monitor(self, command: str, **arguments: Any) -> Any:
-        """The answer of QEMU's monitor (QMP) to `command`."""
-        return monitor(self.directory / "monitor", command, **arguments)
-
-
-def monitor(path: Path, command: str, **arguments: Any) -> Any:
-    """Ask the QEMU behind the Unix socket `path`. Source: QEMU's "QMP Protocol Specification"."""
-    with socket.socket(socket.AF_UNIX) as line, contextlib.ExitStack() as stack:
-        line.settimeout(30)
-        try:
-            line.connect(str(path))
-        except OSError as error:
-            raise LabError(f"the emulator does not run: {error}") from error
-        stream = stack.enter_context(line.makefile("rw"))
-        stream.readline()  # its greeting
-        answer: dict[str, Any] = {}
-        for request in (
-            {"execute": "qmp_capabilities"},
-            {"execute": command, "arguments": arguments},
-        ):
-            stream.write(json.dumps(request) + "\n")
-            stream.flush()
-            answer = json.loads(stream.readline())
-            while "event" in answer:
-                answer = json.loads(stream.readline())
-        if "error" in answer:
-            raise LabError(f"{command}: {answer['error'].get('desc')}")
-        return answer["return"]
 
 
 @contextmanager
@@ -289,4 +259,4 @@ def command_line(hardware: Hardware, accelerated: tuple[str, ...]) -> str:
     words += ["-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no"]
     words += ["-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=,addr=0x3"]
     words += ["-virtfs", "local,path=/packages,mount_tag=packages,security_model=none"]
-    return f"{BRIDGE}rm -f {STAGE}/agent {STAGE}/monitor\nexec {' '.join(words)}"
+    return f"{BRIDGE}rm -f {STAGE}/agent\nexec {' '.join(words)}"
