@@ -1,131 +1,21 @@
-"""NVIDIA's container toolkit: its repository's key, its packages, what it describes. Standard
-library only: a bare Debian has no gpg, so the key is read here."""
+"""NVIDIA's container toolkit: its repository, its packages, what it describes. Standard library
+only."""
 
-import base64
-import binascii
 import hashlib
 import os
 import re
-import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from homeport_node import apt_key
 from homeport_node.common import CDI_UNIT, cdi_devices, read, run
 
-KEYRING = Path("/usr/share/keyrings/homeport-nvidia-container-toolkit.gpg")
+KEYRING = "/usr/share/keyrings/homeport-nvidia-container-toolkit.gpg"
 LISTS = Path("/etc/apt/sources.list.d")
 # Where Docker, Podman and the toolkit look for descriptions; the second is emptied at each boot.
 DESCRIPTIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
-KEY_LIMIT = 1 << 20  # bytes: an OpenPGP key of one owner has a few thousand
-PUBLIC_KEY, USER_ID, PUBLIC_SUBKEY, SIGNATURE = 6, 13, 14, 2
 DEVICE = re.compile(r"""["']?path["']?:\s*["']?(/dev/nvidia[^"'\s,]+)""")
 HOST_PATH = re.compile(r"""["']?hostPath["']?:\s*["']?(/[^"'\s,]+)""")
-
-
-def dearmored(data: bytes) -> bytes:
-    """The packets in `data`, an OpenPGP key with or without ASCII armor. Raises ValueError."""
-    begin, end = b"-----BEGIN PGP PUBLIC KEY BLOCK-----", b"-----END PGP PUBLIC KEY BLOCK-----"
-    if begin not in data:
-        return data
-    body = data.split(begin, 1)[1].split(end, 1)[0].replace(b"\r", b"")
-    lines = body.split(b"\n\n", 1)[-1].splitlines()  # headers end at an empty line
-    text = b"".join(line for line in lines if not line.startswith(b"="))  # "=" begins the CRC
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the key's armor cannot be read: {error}") from error
-
-
-def _length(data: bytes, at: int) -> "tuple[int, int]":
-    """(length, where the body begins) of the packet whose header is at `at` (RFC 9580, 4.2)."""
-    kind, first = data[at], data[at + 1]
-    if not kind & 0x40:  # the old format: the length's own size is in the header
-        size = (1, 2, 4, 0)[kind & 3]
-        if not size:
-            raise ValueError("a packet of the key has no length")
-        return int.from_bytes(data[at + 1 : at + 1 + size], "big"), at + 1 + size
-    if first < 192:
-        return first, at + 2
-    if first < 224:
-        return ((first - 192) << 8) + data[at + 2] + 192, at + 3
-    if first < 255:
-        raise ValueError("a packet of the key has no length")
-    return int.from_bytes(data[at + 2 : at + 6], "big"), at + 6
-
-
-def packets(data: bytes) -> "list[tuple[int, bytes]]":
-    """[(tag, body)] of OpenPGP packets. Raises ValueError when they are not whole."""
-    found = []
-    at = 0
-    while at < len(data):
-        if not data[at] & 0x80 or at + 1 >= len(data):
-            raise ValueError("this is no OpenPGP key")
-        tag = data[at] & 0x3F if data[at] & 0x40 else (data[at] >> 2) & 0xF
-        try:
-            length, begin = _length(data, at)
-        except IndexError:
-            raise ValueError("the key is cut short") from None
-        if begin + length > len(data):
-            raise ValueError("the key is cut short")
-        found.append((tag, data[begin : begin + length]))
-        at = begin + length
-    return found
-
-
-def fingerprints(data: bytes) -> "list[str]":
-    """The fingerprint of every primary key in `data`, 40 hex digits each. Raises ValueError.
-
-    Every one counts: apt would trust a second key in the file as well as the first. What is none
-    of a public key's parts is refused.
-    """
-    found = []
-    for tag, body in packets(dearmored(data)):
-        if tag not in (PUBLIC_KEY, USER_ID, PUBLIC_SUBKEY, SIGNATURE, 17):  # 17: a picture
-            raise ValueError(f"a packet of kind {tag} has no place in a public key")
-        if tag != PUBLIC_KEY:
-            continue
-        if body[:1] != b"\x04":
-            raise ValueError("the key is not of OpenPGP's version 4")
-        whole = b"\x99" + len(body).to_bytes(2, "big") + body
-        # The format's own hash: RFC 9580, 5.5.4.2.
-        found.append(hashlib.sha1(whole, usedforsecurity=False).hexdigest().upper())
-    return found
-
-
-def key_state() -> "list[str]":
-    """The fingerprints in our keyring; [] when it is not there or cannot be read."""
-    try:
-        return fingerprints(KEYRING.read_bytes())
-    except (OSError, ValueError):
-        return []
-
-
-def fetch_key(url: str, fingerprint: str) -> "str | None":
-    """Put the key at `url` into our keyring, if it is the one key with `fingerprint`."""
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            data = answer.read(KEY_LIMIT)
-        found = fingerprints(data)
-    except (OSError, ValueError) as error:
-        return f"{url}: {error}: nothing was changed"
-    if found != [fingerprint]:
-        return (
-            f"{url} holds the key {' and '.join(found) or 'of nobody'}, and not {fingerprint} "
-            "alone: it is not trusted, and nothing was changed"
-        )
-    try:
-        KEYRING.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".homeport-", dir=KEYRING.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(dearmored(data))
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(KEYRING)
-    except OSError as error:
-        return str(error)
-    return None
 
 
 def other_lists(repository: str, own: str) -> "list[str]":
@@ -202,8 +92,8 @@ def observe(
     """Everything about the toolkit; `files` are ours, see `deploys.nvidia_containers.facts`."""
     texts = {path: read(path) for path in files}
     return {
-        "key": key_state(),
-        "keyring": KEYRING.exists(),
+        "key": apt_key.kept(KEYRING),
+        "keyring": Path(KEYRING).exists(),
         "files": {
             path: hashlib.sha256(text.encode()).hexdigest()
             for path, text in texts.items()

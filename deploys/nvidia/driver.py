@@ -46,7 +46,7 @@ def archives(spec: Nvidia) -> Commands:
     fetch = spec.driver == "nvidia" and observed["key"] != [fingerprint]
     if fetch:
         differs([Pair(f"{KEY}: {fingerprint}", listed(observed["key"], "no key"))])
-        yield act("nvidia_driver", "fetch_key", url=url, fingerprint=fingerprint, path=KEY)
+        yield act("apt_key", "fetch", url=url, fingerprint=fingerprint, keyring=KEY)
     for path, text in write.items():
         yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
     if remove:

@@ -13,7 +13,7 @@ from deploys.nvidia.spec import Nvidia
 HEADER = "# Managed by Homeport (nvidia). Changes are replaced by the next converge.\n"
 SOURCES = "/etc/apt/sources.list.d/homeport-nvidia.sources"
 PREFERENCES = "/etc/apt/preferences.d/homeport-nvidia"
-KEY = "/usr/share/keyrings/homeport-nvidia.asc"
+KEY = "/usr/share/keyrings/homeport-nvidia.gpg"
 APT_FILES = (SOURCES, PREFERENCES)
 
 HOST = "developer.download.nvidia.com"

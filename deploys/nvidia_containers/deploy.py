@@ -116,7 +116,7 @@ def repository_known(address: str, fingerprint: str) -> Commands:
     if key:
         # The key first: a list without one would end every apt of the node.
         url = f"{address}/gpgkey"
-        yield act("nvidia_containers", "fetch_key", url=url, fingerprint=fingerprint)
+        yield act("apt_key", "fetch", url=url, fingerprint=fingerprint, keyring=KEYRING)
     if entry:
         yield from _put(LIST_FILE, text)
     if not key and not entry:
@@ -169,7 +169,7 @@ def described(gpus: tuple[Gpu, ...], address: str) -> Commands:
 def removed() -> Commands:
     """Take back what this capability put on the node; the packages stay, no longer held."""
     observed = _observed("")
-    paths = [*observed.get("files", {}), *([str(KEYRING)] if observed.get("keyring") else [])]
+    paths = [*observed.get("files", {}), *([KEYRING] if observed.get("keyring") else [])]
     if not paths:
         host.noop("there is nothing of ours")
         return

@@ -1,16 +1,11 @@
-"""The images of the lab's machines, made by mmdebstrap from Debian's packages.
+"""The images of the lab's machines, made from Debian's packages."""
 
-mmdebstrap is given no mirror: it uses what the machine is set up with, and apt inside the image
-does the same.
-"""
-
-import os
-import subprocess
 from pathlib import Path
 
 from homeport.lab import LabError, cache
+from homeport.lab.bootstrap import debian_root
 from homeport.lab.cache import Progress, quiet
-from homeport.lab.engine import Engine, install_command
+from homeport.lab.engine import Engine
 
 RELEASES = ("bookworm", "trixie")
 
@@ -70,7 +65,7 @@ def debian_image(
         archive = cache.entry(
             "images",
             f"{name}-{release}-{identity}.tar",
-            lambda path: bootstrap(path, release, packages, hooks, progress),
+            lambda path: bare_root(path, release, packages, hooks, progress),
             progress,
         )
         progress(f"importing the image of a Debian {release} machine ({name})")
@@ -78,30 +73,10 @@ def debian_image(
     return reference
 
 
-def bootstrap(
+def bare_root(
     path: Path, release: str, packages: tuple[str, ...], hooks: tuple[str, ...], progress: Progress
 ) -> None:
-    """Make a Debian root file system as the tar archive `path`."""
+    """Make a small Debian root file system as the tar archive `path`."""
     progress(f"building a Debian {release} from its packages (once; about half a minute)")
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
-    command += [f"--customize-hook={hook}" for hook in hooks]
-    command += [release, "-"]
-    # To standard output: as root, mmdebstrap would look for the target by path as another user.
-    with path.open("wb") as archive:
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=archive,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "TMPDIR": str(path.parent)},
-                timeout=1200,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            raise LabError(f"there is no mmdebstrap here: {install_command()}") from error
-        except subprocess.TimeoutExpired as error:
-            raise LabError(f"mmdebstrap {release}: no end within 20 minutes") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-1500:]
-        raise LabError(f"mmdebstrap {release}: {said}")
+    options = [f"--customize-hook={hook}" for hook in hooks]
+    debian_root(path, release=release, variant="minbase", packages=packages, options=options)

@@ -329,45 +329,6 @@ def test_the_versions_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert nvidia.module_version("6.12.48-amd64") == f"of {folder}/nvidia-current.ko.xz"
 
 
-KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
-
-mDMEawGfrBYJKwYBBAHaRw8BAQdAK4/6YFZqANS7PuPiC4R8bBW3C841T8psbGbZ
-1hXScE60JEhvbWVwb3J0IHRlc3QgPHRlc3RAZXhhbXBsZS5pbnZhbGlkPoiQBBMW
-CAA4FiEEteXJXxn9rrZfrnd19g4FKIuTcT0FAmsBn6wCGwMFCwkIBwIGFQoJCAsC
-BBYCAwECHgECF4AACgkQ9g4FKIuTcT2KnwD/XaOrMqgCjno7Rt4M6dlYtq3nI6lq
-rwXD6OjU4iqNsyMBALMocA3K5104g37XhD/jnQudbuhJ5PNc71T8tdSGd+EN
-=aaXp
------END PGP PUBLIC KEY BLOCK-----
-"""
-FINGERPRINT = "B5E5C95F19FDAEB65FAE7775F60E05288B93713D"
-
-
-def test_fingerprints() -> None:
-    assert nvidia_driver.fingerprints(KEY) == [FINGERPRINT]
-    headed = KEY.replace("BLOCK-----\n\nmD", "BLOCK-----\nVersion: GnuPG v2.0.22\n\nmD")
-    assert nvidia_driver.fingerprints(headed) == [FINGERPRINT]
-    assert nvidia_driver.fingerprints(KEY + KEY) == [FINGERPRINT] * 2
-    assert nvidia_driver.fingerprints("<html>") == []
-    assert nvidia_driver.fingerprints(KEY.replace("mDMEaw", "!!!!!!")) == []
-
-
-def test_only_the_pinned_key_is_written(tmp_path: Path) -> None:
-    url, place = tmp_path / "key", tmp_path / "keyring.asc"
-    url.write_text(KEY)
-    args = {"url": url.as_uri(), "path": str(place)}
-    other = FINGERPRINT[::-1]
-    words = nvidia_driver.fetch_key(fingerprint=other, **args) or ""
-    assert f"holds the key {FINGERPRINT}, and not {other}" in words
-    url.write_text(KEY + KEY)
-    assert "and not" in (nvidia_driver.fetch_key(fingerprint=FINGERPRINT, **args) or "")
-    assert not place.exists()
-    url.write_text(KEY)
-    assert nvidia_driver.fetch_key(fingerprint=FINGERPRINT, **args) is None
-    assert place.read_text() == KEY
-    missing = (tmp_path / "nothing").as_uri()
-    assert missing in (nvidia_driver.fetch_key(missing, FINGERPRINT, str(place)) or "")
-
-
 def test_what_dpkg_and_apt_say() -> None:
     shown = (
         "hi \tnvidia-smi\t550.163.01-2\nii \tlibcuda1\t550.163.01-2\nrc \tnvidia-old\t1\n"

@@ -1,6 +1,5 @@
 """Cases: what is refused at the desk, the key, what differs, and what is done about it."""
 
-import base64
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,12 @@ from homeport.targets import Sources
 from homeport_node import nvidia_containers as aboard
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
 from homeport_node.common import Ran
+from tests.apt.test_apt_key import OURS
 from tests.operations import Words, is_refusal, yielded
 
 SPEC = NvidiaContainers()
 LEFT, RIGHT = Gpu(handle="left", uuid="GPU-1"), Gpu(handle="right", uuid="GPU-2")
 MIRROR = "https://mirror.example/nvidia"
-# Of a key that was made for these tests: `gpg --quick-gen-key`, and what `gpg --show-keys` says.
-OURS = "4F3F47B54B66D5320D34DA7D636B4EECEFCAC49B"
-ARMORED = b"""-----BEGIN PGP PUBLIC KEY BLOCK-----
-Comment: a header
-
-mDMEawGcoRYJKwYBBAHaRw8BAQdA0LSVLpY0mqJE1kLoAPqmoTyaCZuZYh9BXkZO
-PvmWfva0DkhvbWVwb3J0IHRlc3RziJAEExYIADgWIQRPP0e1S2bVMg002n1ja07s
-78rEmwUCawGcoQIbAwULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAKCRBja07s78rE
-mz9xAP4qrLk4TXrBRxYP744TQ0nzxsnyXAsIEdsDm+m98+IaeAD/QMnTaaiO7L4k
-rAl8X9NN9HEYSmArANiiZdYzaQNHUw4=
-=bDnL
------END PGP PUBLIC KEY BLOCK-----
-"""
 
 
 @pytest.mark.parametrize("version", ["1.17.8-1", "1.20.1", "1.20.1-1;reboot", "", "latest"])
@@ -67,90 +54,6 @@ def test_a_mirror_keeps_nvidias_key_unless_it_has_its_own() -> None:
 def test_docker_is_given_the_runtime() -> None:
     assert daemon_values(SPEC).keys() == {"runtimes/nvidia"}
     assert daemon_values(None) == {}
-
-
-# The key ----------------------------------------------------------------------------------------
-
-KEY = aboard.dearmored(ARMORED)
-
-
-def test_the_fingerprint_is_that_of_gpg() -> None:
-    assert aboard.fingerprints(ARMORED) == aboard.fingerprints(KEY) == [OURS]
-    assert aboard.fingerprints(KEY + KEY) == [OURS, OURS]
-
-
-def _new_format(old: bytes) -> bytes:
-    """The packets of `old` with headers of the new format (RFC 9580, 4.2.1)."""
-    found = b""
-    for tag, body in aboard.packets(old):
-        length = len(body)
-        if length < 192:
-            size = bytes([length])
-        elif length < 8384:
-            size = bytes([((length - 192) >> 8) + 192, (length - 192) & 255])
-        found += bytes([0xC0 | tag]) + size + body
-    return found
-
-
-def test_both_formats_of_packets_are_read() -> None:
-    assert aboard.fingerprints(_new_format(KEY)) == [OURS]
-    long = bytes([0xC0 | 13, 255]) + (300).to_bytes(4, "big") + b"x" * 300
-    middle = bytes([0xC0 | 13, 192, 8]) + b"y" * 200
-    assert aboard.packets(long + middle) == [(13, b"x" * 300), (13, b"y" * 200)]
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"<html>404</html>", "no OpenPGP key"),
-        (KEY[:40], "cut short"),
-        (KEY[:1], "no OpenPGP key"),
-        (bytes([0xC0 | 6, 224]) + KEY, "no length"),
-        (bytes([0x80 | 6 << 2 | 3]) + KEY, "no length"),
-        (bytes([0x80 | 5 << 2, 1, 0]), "kind 5 has no place"),
-        (bytes([0x80 | 6 << 2, 1, 6]), "version 4"),
-        (ARMORED.replace(b"mDME", b"m!ME"), "armor"),
-    ],
-)
-def test_what_is_no_key_is_refused(data: bytes, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        aboard.fingerprints(data)
-
-
-@pytest.fixture
-def keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "keyrings" / "ours.gpg"
-    monkeypatch.setattr(aboard, "KEYRING", path)
-    return path
-
-
-def test_the_right_key_is_kept(keyring: Path, tmp_path: Path) -> None:
-    (tmp_path / "gpgkey").write_bytes(ARMORED)
-    assert aboard.fetch_key((tmp_path / "gpgkey").as_uri(), OURS) is None
-    assert keyring.read_bytes() == KEY
-    assert keyring.stat().st_mode & 0o777 == 0o644
-    assert aboard.key_state() == [OURS]
-
-
-OTHER = bytes([0x80 | 6 << 2, 5]) + b"\x04abcd"
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [(OTHER, "and not 4F3F47B5"), (KEY + OTHER, f"{OURS} and "), (b"no key", "no OpenPGP key")],
-)
-def test_another_key_is_not_trusted(keyring: Path, tmp_path: Path, data: bytes, words: str) -> None:
-    """Nor the right one with another beside it, which apt would trust as well."""
-    (tmp_path / "gpgkey").write_bytes(data)
-    problem = aboard.fetch_key((tmp_path / "gpgkey").as_uri(), OURS)
-    assert words in (problem or "")
-    assert "nothing was changed" in (problem or "")
-    assert not keyring.exists()
-    assert aboard.key_state() == []
-
-
-def test_a_key_that_is_not_there_is_said(keyring: Path, tmp_path: Path) -> None:
-    assert "gpgkey: " in (aboard.fetch_key((tmp_path / "gpgkey").as_uri(), OURS) or "")
 
 
 # What is there ----------------------------------------------------------------------------------
@@ -268,9 +171,9 @@ def _but(**changes: Any) -> dict[str, Any]:
     ("operation", "observed", "arguments", "commands"),
     [
         (deploy.repository_known, [AS_WANTED], KNOWN, []),
-        (deploy.repository_known, [BARE], KNOWN, ["_module.fetch_key(", "FileUpload"]),
-        (deploy.repository_known, [_but(key=[OURS])], KNOWN, ["_module.fetch_key("]),
-        (deploy.repository_known, [_but(key=[FINGERPRINT, OURS])], KNOWN, ["fetch_key("]),
+        (deploy.repository_known, [BARE], KNOWN, ["_module.fetch(", "FileUpload"]),
+        (deploy.repository_known, [_but(key=[OURS])], KNOWN, ["_module.fetch("]),
+        (deploy.repository_known, [_but(key=[FINGERPRINT, OURS])], KNOWN, ["_module.fetch("]),
         (deploy.repository_known, [_but(files={LIST_FILE: "0"})], KNOWN, ["FileUpload"]),
         (deploy.packages, [INSTALLED, AS_WANTED], PINNED, []),
         (deploy.packages, [NOTHING, BARE], PINNED, [ALL, f"apt-mark hold {' '.join(PACKAGES)}"]),
@@ -398,7 +301,3 @@ WORDS: list[Words] = [
         ],
     ),
 ]
-
-
-def test_the_key_of_these_tests_is_whole() -> None:
-    assert base64.b64decode(b"".join(ARMORED.splitlines()[3:-2]), validate=True) == KEY

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from homeport.lab.cache import Progress
-from homeport.lab.content.root import debian_root, import_image, key_of
+from homeport.lab.content.root import import_image, key_of, lean_root
 
-SUITE = "unstable"
+RELEASE = "unstable"
 PACKAGES = ("llama.cpp", "ca-certificates", "curl")
 CHANGES = (
     "ENV LLAMA_ARG_HOST=0.0.0.0",
@@ -41,7 +41,7 @@ def build_llama_image(
     tar = workdir / f"llama-{recipe_key()}.tar"
     if not tar.exists():
         progress("llama-server image: packages from Debian unstable")
-        debian_root(tar, suite=SUITE, variant="essential", packages=PACKAGES, stale=True)
+        lean_root(tar, release=RELEASE, packages=PACKAGES, stale=True)
     progress("llama-server image: import")
     import_image(
         tag,

@@ -25,15 +25,15 @@ from homeport.lab import LabError
 from homeport.lab.cache import Progress
 from homeport.lab.content.root import (
     Tree,
-    debian_root,
     import_image,
     key_of,
+    lean_root,
     run,
 )
 
 VERSION = "0.12.4"
 # Open WebUI wants Python below 3.13, and its own image is of the same Debian.
-SUITE = "bookworm"
+RELEASE = "bookworm"
 PYTHON = "3.11.2"
 GLIBC = 36
 PACKAGES = ("python3", "libstdc++6", "ca-certificates", "curl", "jq")
@@ -171,10 +171,10 @@ def build_open_webui_image(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     key = recipe_key()
-    root = workdir / f"open-webui-root-{key_of(SUITE, *PACKAGES, HERE / 'root.py')}.tar"
+    root = workdir / f"open-webui-root-{key_of(RELEASE, *PACKAGES, HERE / 'root.py')}.tar"
     if not root.exists():
-        progress(f"Open WebUI image: Python {PYTHON} from Debian {SUITE}")
-        debian_root(root, suite=SUITE, variant="essential", packages=PACKAGES)
+        progress(f"Open WebUI image: Python {PYTHON} from Debian {RELEASE}")
+        lean_root(root, release=RELEASE, packages=PACKAGES)
     trees = layout(workdir, install(workdir, progress))
     code = workdir / f"open-webui-code-{key}.tar"
     links = {"usr/local/bin/python": "/usr/bin/python3"}

@@ -1,11 +1,10 @@
-"""A Debian root for a lab image: made by mmdebstrap, trimmed, joined with files of ours, imported.
+"""A Debian root for a lab image: made, trimmed, joined with files of ours, and imported.
 
-No mirror is named: mmdebstrap and apt use what the machine is set up with. Everything that goes
-into an image gets one owner and one time, so that the same contents are the same layer.
+Everything that goes into an image gets one owner and one time, so that the same contents are the
+same layer.
 """
 
 import hashlib
-import os
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from homeport.lab import LabError
+from homeport.lab.bootstrap import debian_root
 
 # Python's byte code names the time of its source: it must be the same in every layer. 2026-01-01.
 EPOCH = 1767225600
@@ -54,46 +54,34 @@ class Tree:
     unwanted: tuple[str, ...] = ()
 
 
-def run(
-    command: list[str], env: Mapping[str, str] | None = None, out: IO[bytes] | None = None
-) -> None:
-    """Run `command`, its standard output into `out`. Raises `LabError` with its last words."""
+def run(command: list[str], env: Mapping[str, str] | None = None) -> None:
+    """Run `command`. Raises `LabError` with its last words."""
     try:
-        done = subprocess.run(
-            command, env=env, stdout=out or subprocess.PIPE, stderr=subprocess.PIPE, check=False
-        )
+        done = subprocess.run(command, env=env, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise LabError(f"there is no {command[0]} here") from error
     if done.returncode != 0:
-        words = (done.stderr + (done.stdout or b"")).decode(errors="replace").strip()[-2000:]
+        words = (done.stderr + done.stdout).decode(errors="replace").strip()[-2000:]
         raise LabError(f"`{' '.join(command)[:300]}` failed ({done.returncode}): {words}")
 
 
-def debian_root(
-    tar: Path, *, suite: str, variant: str, packages: Iterable[str], stale: bool = False
-) -> Path:
-    """A tar of `suite` with `packages`, written to `tar`.
+def lean_root(tar: Path, *, release: str, packages: Iterable[str], stale: bool = False) -> Path:
+    """A tar of Debian `release` with little more than `packages`, written to `tar`.
 
     `stale` accepts a Release file past its date: a stored mirror of unstable has one. The packages'
     signatures are still checked.
     """
-    part = tar.with_suffix(".part")
-    command = [
-        "mmdebstrap",
-        "--format=tar",
-        f"--variant={variant}",
-        f"--include={','.join(packages)}",
-    ]
-    for path in ("doc", "man", "locale"):
-        command.append(f"--dpkgopt=path-exclude=/usr/share/{path}/*")
+    options = [f"--dpkgopt=path-exclude=/usr/share/{path}/*" for path in ("doc", "man", "locale")]
     if stale:
-        command.append('--aptopt=Acquire::Check-Valid-Until "false"')
-    env = {**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": str(tar.parent)}
-    # To standard output: as root, mmdebstrap would look for the target by path as another user.
-    with part.open("wb") as out:
-        run([*command, suite, "-"], env=env, out=out)
-    part.replace(tar)
-    return tar
+        options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+    return debian_root(
+        tar,
+        release=release,
+        variant="essential",
+        packages=packages,
+        options=options,
+        env={"SOURCE_DATE_EPOCH": str(EPOCH)},
+    )
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:

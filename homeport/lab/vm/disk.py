@@ -134,7 +134,7 @@ def _seed(
     archive = cache.entry(
         "images",
         f"machine-{release}-{cache.key(release, packages, HOOKS)}.tar",
-        lambda to: images.bootstrap(to, release, packages, HOOKS, progress),
+        lambda to: images.bare_root(to, release, packages, HOOKS, progress),
         progress,
     )
     path.mkdir()
