@@ -20,14 +20,12 @@ import re
 import zoneinfo
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
-from pyinfra.operations import files
 
-from homeport import apt
+from homeport import apt, own_files
 from homeport.capability import Capability
 from homeport.differs import Pair, differs, listed
 from homeport.observe import NodeFact
@@ -246,7 +244,7 @@ def trusted_certificates(spec: Base, texts: tuple[str, ...]) -> Generator[Any, N
     differs(certificate_words(wanted, observed))
     for name, text in changes.write.items():
         path = str(OWN_CERTIFICATES / name)
-        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+        yield from own_files.put(path, text)
     if changes.remove:
         paths = " ".join(str(OWN_CERTIFICATES / name) for name in changes.remove)
         yield StringCommand(f"rm -f {paths}")

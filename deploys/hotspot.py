@@ -35,19 +35,17 @@ import ipaddress
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from jinja2 import Environment, StrictUndefined
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
-from pyinfra.operations import files
 
 from deploys.secrets import Secret
-from homeport import apt
+from homeport import apt, own_files
 from homeport.capability import Capability
-from homeport.differs import Pair, content, differs
+from homeport.differs import Pair, differs
 from homeport.network_change import reverting
 from homeport.observe import NodeFact, act
 from homeport.pins import Radio
@@ -193,19 +191,6 @@ def running_commands(spec: Hotspot, names: tuple[str, ...], observed: dict[str, 
     return commands
 
 
-def _sha256(text: str | None) -> str | None:
-    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_words(wanted: dict[str, str], found: dict[str, str]) -> Iterator[Pair]:
-    """What differs of our files, {path: text}."""
-    for path, text in wanted.items():
-        if found.get(path) != text:
-            yield content(path, _sha256(text) or "", _sha256(found.get(path)))
-    for path in found.keys() - wanted.keys():
-        yield Pair(f"{path}: no such file", "a file of ours")
-
-
 def running_words(
     spec: Hotspot, names: tuple[str, ...], observed: dict[str, Any]
 ) -> Iterator[Pair]:
@@ -249,11 +234,10 @@ def configuration(spec: Hotspot, names: tuple[str, ...]) -> Generator[Any, None,
             "read the machine again with `bin/homeport probe HOST`, or name it under lacks",
         )
     wanted, found = wanted_files(spec, names, observed), observed.get("files", {})
-    write = {path: text for path, text in wanted.items() if found.get(path) != text}
-    remove = [path for path in found if path not in wanted]
-    differs(file_words(wanted, found))
+    write, remove = own_files.changes(wanted, found)
+    differs(own_files.words(wanted, found))
     for path, text in write.items():
-        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+        yield from own_files.put(path, text)
     if remove:
         yield StringCommand(f"rm -f {' '.join(remove)}")
     if CONFINED_FILE in write and observed.get("active"):
@@ -285,8 +269,8 @@ def removed() -> Generator[StringCommand, None, None]:
     if not found and not observed.get("profile", {}).get("present"):
         host.noop("there is nothing of ours")
         return
-    paths = [*found, *([PROFILE] if observed.get("profile", {}).get("present") else [])]
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in paths)
+    paths = [*found, *([str(PROFILE)] if observed.get("profile", {}).get("present") else [])]
+    differs(own_files.no_longer(paths))
     # Deleting takes the network down, while NetworkManager runs: stopped first, it would leave it.
     yield StringCommand(
         f"nmcli connection delete {CONNECTION} >/dev/null 2>&1; rm -f {PROFILE} {NAMES_FILE}"

@@ -20,21 +20,19 @@ watchdog. Sources: Documentation/admin-guide/sysctl/kernel.rst and lockup-watchd
 systemd-system.conf(5), org.freedesktop.systemd1(5), systemd pull request 8830 and issue 17838.
 """
 
-import hashlib
 import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jinja2 import Environment, StrictUndefined
 from pyinfra import host
 from pyinfra.api import deploy, operation
-from pyinfra.operations import files
 
+from homeport import own_files
 from homeport.capability import Capability
-from homeport.differs import Pair, content, differs
+from homeport.differs import Pair, differs
 from homeport.observe import NodeFact, act
 from homeport.refuse import refuse
 from homeport.spec import Spec
@@ -160,17 +158,6 @@ def watchdog_words(spec: LockupRecovery, observed: dict[str, Any]) -> Iterator[P
     yield Pair(f"watchdog: held by systemd, {spec.watchdog_seconds} s, at every boot", there)
 
 
-def file_words(wanted: dict[str, str], found: dict[str, str]) -> Iterator[Pair]:
-    """What differs of the files that are `wanted`, {path: text}."""
-
-    def digest(text: str) -> str:
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    for path, text in wanted.items():
-        if found.get(path) != text:
-            yield content(path, digest(text), digest(found[path]) if path in found else None)
-
-
 def _observed(spec: LockupRecovery | None) -> dict[str, Any]:
     state: dict[str, Any] = host.get_fact(
         LockupRecoveryState,
@@ -187,13 +174,13 @@ def sysctls(spec: LockupRecovery) -> Generator[Any, None, None]:
     observed = _observed(spec)
     changes = sysctl_changes(spec, observed)
     text, found = wanted_files(spec)[SYSCTL_FILE], observed.get("files", {})
-    differs(file_words({SYSCTL_FILE: text}, found))
+    differs(own_files.otherwise({SYSCTL_FILE: text}, found))
     there = observed.get("sysctls", {})
     differs(Pair(f"{name} = {value}", f"{there[name]}") for name, value in changes.items())
     if changes:
         yield act("lockup_recovery", "set_sysctls", values=changes)
     if found.get(SYSCTL_FILE) != text:
-        yield from files.put._inner(src=StringIO(text), dest=SYSCTL_FILE, user="root", mode="644")
+        yield from own_files.put(SYSCTL_FILE, text)
     elif not changes:
         host.noop("the kernel restarts after a panic as wanted")
 
@@ -207,7 +194,7 @@ def watchdog(spec: LockupRecovery) -> Generator[Any, None, None]:
     if not write and is_held(spec, observed):
         host.noop(f"systemd holds the watchdog: {', '.join(observed.get('watchdogs', ()))}")
         return
-    differs(file_words(write, found))
+    differs(own_files.otherwise(write, found))
     differs(watchdog_words(spec, observed))
     if observed.get("mux"):
         yield refuse(
@@ -216,7 +203,7 @@ def watchdog(spec: LockupRecovery) -> Generator[Any, None, None]:
             "lockup_recovery.watchdog_seconds out",
         )
     for path, text in write.items():
-        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+        yield from own_files.put(path, text)
     yield act("lockup_recovery", "hold", module=spec.watchdog_module or "")
 
 
@@ -228,7 +215,7 @@ def no_watchdog() -> Generator[Any, None, None]:
     if not ours:
         host.noop("systemd holds no watchdog for us")
         return
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in ours)
+    differs(own_files.no_longer(ours))
     module = re.search(r"^ExecStart=\S*modprobe (\S+)$", found.get(UNIT_FILE, ""), re.M)
     yield act(
         "lockup_recovery",

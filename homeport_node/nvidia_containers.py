@@ -1,7 +1,6 @@
 """NVIDIA's container toolkit: its repository, its packages, what it describes. Standard library
 only."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -90,15 +89,10 @@ def observe(
     repository: str, packages: "list[str]", files: "list[str]", own_list: str
 ) -> "dict[str, Any]":
     """Everything about the toolkit; `files` are ours, see `deploys.nvidia_containers.facts`."""
-    texts = {path: read(path) for path in files}
     return {
         "key": apt_key.kept(KEYRING),
         "keyring": Path(KEYRING).exists(),
-        "files": {
-            path: hashlib.sha256(text.encode()).hexdigest()
-            for path, text in texts.items()
-            if text is not None
-        },
+        "files": {path: text for path in files if (text := read(path)) is not None},
         "other_lists": other_lists(repository, own_list) if repository else [],
         "held": held(packages),
         "unit": unit_state(),

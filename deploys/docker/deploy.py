@@ -1,21 +1,18 @@
 """The operations, and `apply`."""
 
-import hashlib
 import shlex
 from collections.abc import Generator
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
-from pyinfra.operations import files
 
 from deploys.docker import engine, guard, words
 from deploys.docker.facts import DockerState
 from deploys.docker.guard import GUARD_UNIT
 from deploys.docker.spec import Docker, daemon_values
-from homeport import apt
+from homeport import apt, own_files
 from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
@@ -61,9 +58,7 @@ def file_changes(
     """({path: text} to write, paths to remove)."""
     found = {**observed.get("files", {}), **observed.get("certificates", {})}
     write = {
-        path: text
-        for path, text in wanted.items()
-        if found.get(path) != hashlib.sha256(text.encode()).hexdigest()
+        path: text for path, text in wanted.items() if found.get(path) != own_files.sha256(text)
     }
     return write, [path for path in found if path not in wanted]
 
@@ -80,10 +75,6 @@ def guard_commands(observed: dict[str, Any]) -> list[str]:
     if not unit.get("active") or not (observed.get("guard") or {}).get("same"):
         commands.append(f"systemctl reload-or-restart {GUARD_UNIT}")
     return commands
-
-
-def _put(path: str, text: str) -> Commands:
-    yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
 
 
 def _remove(paths: list[str]) -> StringCommand:
@@ -122,7 +113,7 @@ def configuration(spec: Docker, sources: Sources, without_cdi: Values = None) ->
     differs(words.files(write, remove, observed))
     differs(words.daemon_json({**values, **(without_cdi or {})}, daemon))
     for path, text in write.items():
-        yield from _put(path, text)
+        yield from own_files.put(path, text)
     if write.keys() & OWN_FILES.keys():
         yield StringCommand(f"systemctl daemon-reload && systemctl enable {GUARD_UNIT}")
     if remove:
@@ -190,7 +181,7 @@ def running(spec: Docker, without_cdi: Values = None) -> Commands:
     rules = guard.rules(spec, guard.known(observed))
     if rules != (observed.get("guard") or {}).get("rules"):
         differs([words.rules(rules, observed)])
-        yield from _put(str(RULES), rules)
+        yield from own_files.put(str(RULES), rules)
         yield StringCommand(f"systemctl reload-or-restart {GUARD_UNIT}")
     elif not commands:
         host.noop("Docker runs as wanted, and the guard is in force")

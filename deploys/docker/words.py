@@ -1,12 +1,12 @@
 """What differs, in words for a drift check: wanted, and there."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from deploys.docker import guard
 from homeport.differs import Pair, content, listed
+from homeport.own_files import no_longer, sha256
 from homeport_node.docker import DAEMON_JSON, RECORD, RULES
 
 DOCKER, NFTABLES = "docker.service", "nftables.service"
@@ -19,9 +19,8 @@ def files(write: dict[str, str], remove: list[str], observed: dict[str, Any]) ->
         if path == str(RULES):
             yield rules(text, observed)
         else:
-            yield content(path, hashlib.sha256(text.encode()).hexdigest(), found.get(path))
-    for path in remove:
-        yield Pair(f"{path}: no such file", "a file of ours")
+            yield content(path, sha256(text), found.get(path))
+    yield from no_longer(remove)
 
 
 def rules(wanted: str, observed: dict[str, Any]) -> Pair:
@@ -31,7 +30,7 @@ def rules(wanted: str, observed: dict[str, Any]) -> Pair:
         return Pair(f"{RULES}: the guard's rules", "no such file")
     lists = [listed(guard.remembered(text).subnets) for text in (wanted, there)]
     if lists[0] == lists[1]:
-        hashes = [hashlib.sha256(text.encode()).hexdigest() for text in (wanted, there)]
+        hashes = [sha256(text) for text in (wanted, there)]
         return content(str(RULES), *hashes)
     return Pair(f"{RULES}: networks beside the pool: {lists[0]}", lists[1])
 

@@ -2,18 +2,16 @@
 
 import shlex
 from collections.abc import Generator
-from io import StringIO
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
-from pyinfra.operations import files
 
 from deploys.nvidia import packages
 from deploys.nvidia.facts import DriverState
 from deploys.nvidia.packages import APT_FILES, KEY
 from deploys.nvidia.spec import Nvidia
-from homeport import apt
+from homeport import apt, own_files
 from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.refuse import refuse
@@ -36,19 +34,15 @@ def archives(spec: Nvidia) -> Commands:
         yield refuse(*problem)
         return
     wanted, found = packages.apt_files(spec, observed), observed["files"]
-    write = {path: text for path, text in wanted.items() if found.get(path) != text}
-    remove = [path for path in found if path not in wanted]
-    for path in write:
-        there = "another content" if path in found else "no such file"
-        differs([Pair(f"{path}: as the inventory says", there)])
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in remove)
+    write, remove = own_files.changes(wanted, found)
+    differs(own_files.words(wanted, found))
     _, url, fingerprint = packages.repository(observed)
     fetch = spec.driver == "nvidia" and observed["key"] != [fingerprint]
     if fetch:
         differs([Pair(f"{KEY}: {fingerprint}", listed(observed["key"], "no key"))])
         yield act("apt_key", "fetch", url=url, fingerprint=fingerprint, keyring=KEY)
     for path, text in write.items():
-        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+        yield from own_files.put(path, text)
     if remove:
         yield StringCommand(f"rm -f {shlex.join(remove)}")
     if write or remove:

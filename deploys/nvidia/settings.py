@@ -2,17 +2,16 @@
 
 import shlex
 from collections.abc import Generator, Iterator
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
-from pyinfra.operations import files
 
 from deploys.nvidia.facts import DriverState, NvidiaState
 from deploys.nvidia.packages import APT_FILES, HEADER, KEY
 from deploys.nvidia.spec import Card, Nvidia
+from homeport import own_files
 from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.refuse import refuse
@@ -189,18 +188,14 @@ def configured(spec: Nvidia) -> Commands:
         yield refuse(*problem, wanted=f"the driver answers for the GPUs: {names}")
         return
     wanted, found = wanted_files(spec, observed), observed["files"]
-    write = {path: text for path, text in wanted.items() if found.get(path) != text}
-    remove = [path for path in found if path not in wanted]
-    for path in write:
-        there = "another content" if path in found else "no such file"
-        differs([Pair(f"{path}: as the inventory says", there)])
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in remove)
+    write, remove = own_files.changes(wanted, found)
+    differs(own_files.words(wanted, found))
     differs(unit_words(spec, observed))
     for card in spec.cards:
         differs(card_words(card, observed))
     differs(stray(spec, observed))
     for path, text in write.items():
-        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
+        yield from own_files.put(path, text)
     if remove:
         yield _remove(remove)
     todo = commands(spec, observed, {*write, *remove})
@@ -229,7 +224,7 @@ def removed() -> Commands:
     if not paths and not held:
         host.noop("there is nothing of ours")
         return
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in paths)
+    differs(own_files.no_longer(paths))
     if held:
         differs([Pair(f"packages not held by Homeport: {listed(held)}", "held")])
     if UNIT_FILE in paths:

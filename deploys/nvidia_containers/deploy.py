@@ -1,20 +1,17 @@
 """The difference, the operations, and `apply`."""
 
-import hashlib
 import shlex
 from collections.abc import Generator, Iterator
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
-from pyinfra.operations import files
 
 from deploys.nvidia_containers.facts import ToolkitState
 from deploys.nvidia_containers.spec import PACKAGES, NvidiaContainers, repository
-from homeport import apt
-from homeport.differs import Pair, content, differs, listed
+from homeport import apt, own_files
+from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.pins import Gpu
 from homeport.refuse import refuse
@@ -40,12 +37,9 @@ def unit_text() -> str:
     return (FILES / UNIT).read_text()
 
 
-def _differs(path: str, text: str, observed: dict[str, Any]) -> Iterator[Pair]:
+def _differs(path: str, text: str, observed: dict[str, Any]) -> list[Pair]:
     """The words for a file of ours that is not `text`; nothing where it is."""
-    wanted = hashlib.sha256(text.encode()).hexdigest()
-    there = observed.get("files", {}).get(path)
-    if there != wanted:
-        yield content(path, wanted, there)
+    return [*own_files.otherwise({path: text}, observed.get("files", {}))]
 
 
 def key_words(fingerprint: str, observed: dict[str, Any]) -> Iterator[Pair]:
@@ -72,7 +66,7 @@ def unit_steps(observed: dict[str, Any], text: str) -> list[tuple[str, Pair]]:
     """(command, words) for all that keeps systemd from describing the GPUs at boot."""
     unit = observed.get("unit", {})
     steps = []
-    if unit.get("stale") or list(_differs(UNIT_FILE, text, observed)):
+    if unit.get("stale") or _differs(UNIT_FILE, text, observed):
         loaded = Pair(f"{UNIT}: loaded as on the disk", "an older one is loaded, or none")
         steps.append(("systemctl daemon-reload", loaded))
     if not unit.get("enabled"):
@@ -91,10 +85,6 @@ def _observed(address: str) -> dict[str, Any]:
     return state
 
 
-def _put(path: str, text: str) -> Commands:
-    yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode="644")
-
-
 @operation()
 def repository_known(address: str, fingerprint: str) -> Commands:
     """Have apt know the toolkit's repository, by a key with this fingerprint."""
@@ -111,14 +101,14 @@ def repository_known(address: str, fingerprint: str) -> Commands:
         return
     key = list(key_words(fingerprint, observed))
     text = list_text(address)
-    entry = list(_differs(LIST_FILE, text, observed))
+    entry = _differs(LIST_FILE, text, observed)
     differs([*key, *entry])
     if key:
         # The key first: a list without one would end every apt of the node.
         url = f"{address}/gpgkey"
         yield act("apt_key", "fetch", url=url, fingerprint=fingerprint, keyring=KEYRING)
     if entry:
-        yield from _put(LIST_FILE, text)
+        yield from own_files.put(LIST_FILE, text)
     if not key and not entry:
         host.noop("apt knows the toolkit's repository")
 
@@ -149,14 +139,14 @@ def described(gpus: tuple[Gpu, ...], address: str) -> Commands:
     """Have every GPU of the inventory described for containers, now and before Docker at boot."""
     observed = _observed(address)
     text = unit_text()
-    entry, steps = list(_differs(UNIT_FILE, text, observed)), unit_steps(observed, text)
+    entry, steps = _differs(UNIT_FILE, text, observed), unit_steps(observed, text)
     lacking = undescribed(gpus, observed)
     inactive = not observed.get("unit", {}).get("active")
     differs([*entry, *(words for _, words in steps), *lacking])
     if inactive and not lacking:
         differs([Pair(f"{UNIT}: active", "not active")])
     if entry:
-        yield from _put(UNIT_FILE, text)
+        yield from own_files.put(UNIT_FILE, text)
     for command, _ in steps:
         yield StringCommand(command)
     if lacking or inactive:
@@ -173,7 +163,7 @@ def removed() -> Commands:
     if not paths:
         host.noop("there is nothing of ours")
         return
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in paths)
+    differs(own_files.no_longer(paths))
     # By our files it is known that the hold is ours: so it goes before them.
     held = observed.get("held", [])
     differs(Pair(f"package {name}: not held", "held") for name in held)

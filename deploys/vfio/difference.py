@@ -7,6 +7,7 @@ from typing import Any
 
 from deploys.vfio.spec import Vfio
 from homeport.differs import Pair, content
+from homeport.own_files import no_longer, sha256
 from homeport_node.vfio import (
     CARDS,
     DRIVER,
@@ -124,20 +125,15 @@ def images_to_make(wanted: Files, observed: dict[str, Any]) -> list[str]:
     ]
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def file_words(wanted: Files, found: dict[str, dict[str, str]]) -> Iterator[Pair]:
     """What differs of our files."""
     for path, (text, mode) in wanted.items():
         there = found.get(path)
         if there is None or there["text"] != text:
-            yield content(path, _sha256(text), _sha256(there["text"]) if there else None)
+            yield content(path, sha256(text), sha256(there["text"]) if there else None)
         elif there["mode"] != mode:
             yield Pair(f"{path}: mode {mode}", f"mode {there['mode']}")
-    for path in sorted(found.keys() - wanted.keys()):
-        yield Pair(f"{path}: no such file", "a file of ours")
+    yield from no_longer([*found.keys() - wanted.keys()])
 
 
 def image_words(wanted: Files, observed: dict[str, Any]) -> Iterator[Pair]:

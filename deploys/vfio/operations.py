@@ -1,12 +1,10 @@
 """The operations: what reserves the cards, the proof that they are given, the way back."""
 
 from collections.abc import Generator, Iterator
-from io import StringIO
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
-from pyinfra.operations import files
 
 from deploys.vfio.difference import (
     Files,
@@ -20,6 +18,7 @@ from deploys.vfio.difference import (
 )
 from deploys.vfio.facts import VfioState
 from deploys.vfio.spec import Vfio
+from homeport import own_files
 from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
@@ -58,7 +57,7 @@ def configuration(spec: Vfio) -> Generator[Any, None, None]:
     changed = [path for path, _ in wanted.items() if _differs(wanted, found, path)]
     for path in changed:
         text, mode = wanted[path]
-        yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode=mode)
+        yield from own_files.put(path, text, mode)
     extra = sorted(found.keys() - wanted.keys())
     if extra:
         yield StringCommand(f"rm -f {' '.join(extra)}")

@@ -137,7 +137,7 @@ def _digest(text: str) -> str:
 AS_WANTED: dict[str, Any] = {
     "key": [FINGERPRINT],
     "keyring": True,
-    "files": {LIST_FILE: _digest(list_text(REPOSITORY)), UNIT_FILE: _digest(unit_text())},
+    "files": {LIST_FILE: list_text(REPOSITORY), UNIT_FILE: unit_text()},
     "other_lists": [],
     "held": [*PACKAGES],
     "unit": {"enabled": True, "active": True, "stale": False},
