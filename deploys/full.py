@@ -40,7 +40,7 @@ kernel_cmdline.apply(spec=node.kernel_cmdline, data=host.data)
 reboot.apply(data=host.data, vfio=node.vfio, trial_seconds=node.trial_seconds)
 kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
 lockup_recovery.apply(spec=node.lockup_recovery)
-vfio.prove(spec=node.vfio)
+vfio.prove(spec=node.vfio, data=host.data)
 nvidia_containers.apply(
     spec=node.nvidia_containers, gpus=node.container_gpus, target=target
 )  # before Docker, which looks for it when it starts
@@ -52,7 +52,7 @@ docker.apply(
 llama_server.apply(spec=node.llama_server)  # a node without its GPUs downloads nothing
 stack.fetch(spec=node.stack)  # goes on in the background until stack.apply
 aboard.apply(spec=node.aboard, target=target)
-nvidia.apply(spec=node.nvidia)
+nvidia.apply(spec=node.nvidia, data=host.data)
 secrets.apply(spec=node.secrets)
 hf_models.apply(spec=node.hf_models, target=target)
 caddy.apply(spec=node.caddy, backends=node.backends)

@@ -49,14 +49,6 @@ class RebootState(NodeFact):
     stem = "reboot"
 
 
-def allowed(data: Any) -> bool:
-    """Whether the run with this host data may reboot. Raises `SpecError` for another word."""
-    given = data.get("reboot") or "auto"
-    if given not in ("auto", "never"):
-        fail("--data reboot", given, "must be 'auto' or 'never'")
-    return bool(given == "auto")
-
-
 def patience(data: Any, otherwise: int = TIMEOUT) -> int:
     """Seconds that a reboot may take. Raises `SpecError` when the host data says nonsense."""
     given = str(data.get("reboot_timeout") or otherwise)
@@ -164,7 +156,7 @@ def apply(data: Any, vfio: Vfio | None = None, trial_seconds: int = 0) -> None:
     A boot that is given up after `trial_seconds` is followed by another, which is waited for too.
     """
     seconds = patience(data, max(TIMEOUT, trial_seconds + AFTER_TRIAL))
-    rebooted(name="Rebooted", may=allowed(data), seconds=seconds, vfio=vfio)
+    rebooted(name="Rebooted", may=waiting.may_reboot(data), seconds=seconds, vfio=vfio)
 
 
 CAPABILITY = Capability(

@@ -147,13 +147,14 @@ def converge(
 
 def _data(given: tuple[str, ...]) -> dict[str, str]:
     """What `--data` says of every host. Raises `SpecError` for wrong input."""
-    from deploys.reboot import allowed, patience
+    from deploys.reboot import patience
+    from homeport.waiting import may_reboot
 
     data = {key: value for key, _, value in (one.partition("=") for one in given)}
     for one in given:
         if one.split("=", 1)[0] not in ("reboot", "reboot_timeout") or "=" not in one:
             fail("--data", one, "must be reboot=auto, reboot=never or reboot_timeout=SECONDS")
-    allowed(data)
+    may_reboot(data)
     patience(data)
     return data
 

@@ -1,6 +1,16 @@
-"""What waits for a reboot that this run was told not to make, by host: the run's end says it."""
+"""Whether this run may reboot, and what waits for that when it may not: the run's end says it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from homeport.spec import fail
+
+
+def may_reboot(data: Any) -> bool:
+    """Whether the run with this host data may reboot. Raises `SpecError` for another word."""
+    given = data.get("reboot") or "auto"
+    if given not in ("auto", "never"):
+        fail("--data reboot", given, "must be 'auto' or 'never'")
+    return bool(given == "auto")
 
 
 class Waiting(NamedTuple):

@@ -1,10 +1,13 @@
 """The three places in a run where the GPUs' driver and settings have their turn."""
 
+from typing import Any
+
 from pyinfra.api import deploy
 
 from deploys.nvidia import driver, settings
 from deploys.nvidia.spec import Nvidia
 from homeport.targets import Target
+from homeport.waiting import may_reboot
 
 
 @deploy("NVIDIA: what is asked of the cards")
@@ -27,8 +30,9 @@ def prepare(spec: Nvidia | None, target: Target) -> None:
 
 
 @deploy("NVIDIA: the cards")
-def apply(spec: Nvidia | None) -> None:
+def apply(spec: Nvidia | None, data: Any) -> None:
     """Have persistence, power limits and clocks as `spec` says. To be called when the programs
-    aboard are there, and after a reboot."""
+    aboard are there, and after a reboot, which a run with this host `data` may have put off."""
     if spec is not None:
-        settings.configured(name="GPUs as wanted", spec=spec)
+        deferred = not may_reboot(data)
+        settings.configured(name="GPUs as wanted", spec=spec, deferred=deferred)

@@ -15,6 +15,7 @@ from homeport import own_files
 from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.refuse import refuse
+from homeport.waiting import waits
 from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED, reboot_reasons
 from homeport_node.nvidia_settings import STEP_MHZ, out_of_range
 
@@ -179,10 +180,18 @@ def within_limits(spec: Nvidia) -> Commands:
 
 
 @operation()
-def configured(spec: Nvidia) -> Commands:
-    """Write our files, start our unit, and see that every card is as wanted."""
+def configured(spec: Nvidia, deferred: bool = False) -> Commands:
+    """Write our files, start our unit, and see that every card is as wanted.
+
+    `deferred`: the reboot that the driver may wait for is put off; the end of the run says so.
+    """
     observed = observed_cards()
     problem = unreachable(spec, observed)
+    reasons = reboot_reasons(observed)
+    if problem and reasons and deferred:
+        waits(host.name, Nvidia.STEM, "; ".join(reasons))
+        host.noop("a reboot waits")
+        return
     if problem:
         names = listed((card.name for card in spec.cards), otherwise="those that are there")
         yield refuse(*problem, wanted=f"the driver answers for the GPUs: {names}")

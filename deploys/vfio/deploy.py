@@ -1,10 +1,12 @@
 """The steps, before and after the reboot."""
 
-from pyinfra import host
+from typing import Any
+
 from pyinfra.api import deploy
 
 from deploys.vfio.operations import configuration, initramfs, owned, removed
 from deploys.vfio.spec import Vfio
+from homeport.waiting import may_reboot
 
 
 @deploy("VFIO")
@@ -18,8 +20,8 @@ def apply(spec: Vfio | None) -> None:
 
 
 @deploy("VFIO, after the reboot")
-def prove(spec: Vfio | None) -> None:
-    """Stop unless vfio-pci has the cards."""
+def prove(spec: Vfio | None, data: Any) -> None:
+    """Stop unless vfio-pci has the cards, or a run with this host `data` may not reboot for it."""
     if spec is not None:
-        deferred = host.data.get("reboot") == "never"
+        deferred = not may_reboot(data)
         owned(name="Cards with vfio-pci", spec=spec, deferred=deferred)

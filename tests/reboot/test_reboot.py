@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from deploys.reboot import allowed, patience, rebooted, wait
+from deploys.reboot import patience, rebooted, wait
 from homeport import connector, waiting
 from homeport.cli import main
 from homeport.report import PROGRESS, console, print_result, result_json
@@ -40,7 +40,7 @@ REASONS = {
     ("given", "may"), [({}, True), ({"reboot": "auto"}, True), ({"reboot": "never"}, False)]
 )
 def test_a_run_may_reboot_unless_it_is_told_never(given: dict[str, str], may: bool) -> None:
-    assert allowed(given) is may
+    assert waiting.may_reboot(given) is may
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_run_may_reboot_unless_it_is_told_never(given: dict[str, str], may: bo
 )
 def test_wrong_data_is_refused(given: dict[str, str]) -> None:
     with pytest.raises(SpecError, match=r"--data reboot.*must be"):
-        _ = (allowed(given), patience(given))
+        _ = (waiting.may_reboot(given), patience(given))
 
 
 @pytest.mark.parametrize("data", ["reboot=no", "reboot", "reboots=never", "reboot_timeout=x"])
