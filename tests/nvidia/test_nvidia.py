@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from deploys.nvidia import Card, Nvidia, driver, packages, settings
+from homeport import own_files
 from homeport.pins import Gpu, bind, find
 from homeport.spec import SpecError
 from homeport.targets import Target
@@ -482,14 +483,22 @@ def test_a_package_that_is_no_longer_held_is_held_again() -> None:
 LOOSE = copy.deepcopy(INSTALLED)
 LOOSE["packages"]["nvidia-smi"]["held"] = False
 NAME = f"left ({LEFT})"
+
+
+def told(path: str, wanted: str, there: str | None = None) -> tuple[str, str]:
+    """The words for a file of ours that is `there` instead of `wanted`."""
+    (pair,) = own_files.otherwise({path: wanted}, {} if there is None else {path: there})
+    return pair
+
+
 WORDS: list[Words] = [
     (
         driver.archives,
         [{**WITH_KEY, "files": {packages.SOURCES: "x"}, "key": []}],
         {"spec": NVIDIAS},
         [
-            (f"{packages.SOURCES}: as the inventory says", "another content"),
-            (f"{packages.PREFERENCES}: as the inventory says", "no such file"),
+            told(packages.SOURCES, packages.apt_files(NVIDIAS, WITH_KEY)[packages.SOURCES], "x"),
+            told(packages.PREFERENCES, packages.apt_files(NVIDIAS, WITH_KEY)[packages.PREFERENCES]),
             (f"{packages.KEY}: {WITH_KEY['key'][0]}", "no key"),
         ],
     ),
@@ -498,8 +507,8 @@ WORDS: list[Words] = [
         [WITH_KEY],
         {"spec": Nvidia(branch=570)},
         [
-            (f"{packages.SOURCES}: no such file", "a file of ours"),
             (f"{packages.PREFERENCES}: no such file", "a file of ours"),
+            (f"{packages.SOURCES}: no such file", "a file of ours"),
         ],
     ),
     (
@@ -552,7 +561,7 @@ WORDS: list[Words] = [
         [{**card(clock_mhz=2100), "files": {**AS_WANTED["files"], WANTED: "x"}}],
         {"spec": SPEC},
         [
-            (f"{WANTED}: as the inventory says", "another content"),
+            told(WANTED, SPEC.settings_text, "x"),
             (f"{NAME}: clocks locked to 300 to 1800 MHz", "runs at 2100 MHz"),
         ],
     ),
