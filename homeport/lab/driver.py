@@ -73,12 +73,12 @@ class Driver(ABC):
         """Shut the machine down in order and boot it again: new processes, same disk."""
 
     @abstractmethod
-    def kill(self) -> None:
+    def power_cut(self) -> None:
         """Cut the machine's power. `start` boots it again."""
 
     @abstractmethod
     def start(self, *, timeout: float = 120) -> None:
-        """Boot the machine after `kill`."""
+        """Boot the machine after `power_cut`."""
 
     def succeed(self, command: str, *, timeout: float = 300, stdin: bytes | None = None) -> str:
         """What `command` prints. Raises `LabError` with its words when it fails."""

@@ -123,7 +123,7 @@ class Machine(Driver):
         self.engine.docker("restart", "--time", "60", self.container)
         self.wait_for_boot(timeout=timeout)
 
-    def kill(self) -> None:
+    def power_cut(self) -> None:
         self.engine.docker("kill", self.container)
 
     def start(self, *, timeout: float = 120) -> None:

@@ -213,7 +213,7 @@ def _power_cut(on: Stage) -> str:
     began = time.monotonic()
     for machine in on.machines.values():
         before = machine.boot_id
-        machine.kill()
+        machine.power_cut()
         machine.start()
         if machine.boot_id == before:
             raise StepFailed(f"{machine.name} was not switched off: this would prove nothing")

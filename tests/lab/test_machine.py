@@ -104,7 +104,7 @@ def test_reboot_keeps_the_disk_and_ends_the_processes(lab: Lab) -> None:
 
 def test_power_cut(lab: Lab) -> None:
     lab.machine.succeed("echo kept > /root/cut")
-    lab.machine.kill()
+    lab.machine.power_cut()
     with pytest.raises(LabError):
         lab.machine.succeed("true")
     lab.machine.start()

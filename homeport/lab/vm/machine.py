@@ -96,10 +96,8 @@ class VirtualMachine(Driver):
         self.run("systemctl reboot")
         self.wait_for_another_boot(before, timeout=timeout)
 
-    def kill(self) -> None:
+    def power_cut(self) -> None:
         self.engine.docker("kill", self.container)
-
-    power_cut = kill
 
     def start(self, *, timeout: float = 120) -> None:
         self.power_on()
