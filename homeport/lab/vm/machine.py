@@ -93,7 +93,8 @@ class VirtualMachine(Driver):
 
     def reboot(self, *, timeout: float = 120) -> None:
         before = self.boot_id
-        self.run("systemctl reboot")
+        with contextlib.suppress(AgentGone):  # the agent may go before it has answered
+            self.run("systemctl reboot")
         self.wait_for_another_boot(before, timeout=timeout)
 
     def power_cut(self) -> None:
