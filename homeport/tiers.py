@@ -35,8 +35,10 @@ def _python(*arguments: str) -> tuple[str, ...]:
 
 
 UNIT = ("-m", "not node and not container and not machine and not soak")
-# The unit tests run in two processes: about half of the time goes to these.
-HALF = ("tests/drift", "tests/lab")
+MACHINE = ("-m", "machine and not soak", "-v", "--durations=15")
+# The tests of these tiers run in two processes: about half of the time goes to these.
+UNIT_HALF = ("tests/drift", "tests/lab")
+MACHINE_HALF = ("tests/kernel_cmdline", "tests/lockup_recovery")
 
 TIERS = (
     Tier(
@@ -45,8 +47,8 @@ TIERS = (
             _python("ruff", "format", "--check", "."),
             _python("ruff", "check", "."),
             _python("mypy"),
-            _python("pytest", *UNIT, *(f"--ignore={half}" for half in HALF), "tests"),
-            _python("pytest", *UNIT, *HALF),
+            _python("pytest", *UNIT, *(f"--ignore={half}" for half in UNIT_HALF), "tests"),
+            _python("pytest", *UNIT, *UNIT_HALF),
         ),
         budget_minutes=1,
     ),
@@ -58,7 +60,8 @@ TIERS = (
     Tier(
         name="machine",
         commands=(
-            _python("pytest", "-m", "machine and not soak", "-v", "--durations=15", "tests"),
+            _python("pytest", *MACHINE, *MACHINE_HALF),
+            _python("pytest", *MACHINE, *(f"--ignore={half}" for half in MACHINE_HALF), "tests"),
         ),
         budget_minutes=45,
         by_default=False,

@@ -27,13 +27,7 @@ set -e
 mount "/dev/disk/by-uuid/$1" /mnt
 cd /mnt
 """
-_READ = """\
-cat loader/loader.conf
-for entry in loader/entries/proxmox-*.conf; do
-  echo "== ${entry##*/}"
-  cat "$entry"
-done
-"""
+_READ = "tail -n +1 loader/loader.conf loader/entries/proxmox-*.conf\n"
 _WRITE = f"""\
 if [ -n "$2" ]; then
   mkdir -p {FOLDER}
@@ -67,11 +61,14 @@ def _version(name: str) -> "list[tuple[int, str]]":
 def default_entry(said: str) -> "dict[str, list[str]] | None":
     """{"options": [text], "linux": [path], "initrd": [path, …]} of the entry that boots by itself.
 
-    `said` is loader.conf, then the entries, each behind "== " and its name.
+    `said` is loader.conf and the entries, each behind a line "==> its path <==", as tail has it.
     """
-    head, *parts = re.split(r"^== ", said, flags=re.M)
-    entries = {name: body for name, _, body in (one.partition("\n") for one in parts)}
-    wanted = re.search(r"^default\s+(\S+)", head, re.M)
+    parts = re.split(r"^==> ", said, flags=re.M)[1:]
+    entries = {
+        head.removesuffix(" <==").rpartition("/")[2]: body
+        for head, _, body in (one.partition("\n") for one in parts)
+    }
+    wanted = re.search(r"^default\s+(\S+)", entries.pop("loader.conf", ""), re.M)
     pattern = re.escape(wanted[1] if wanted else "").replace(r"\*", ".*")
     names = [one for one in entries if re.fullmatch(pattern, one)]
     if not names:

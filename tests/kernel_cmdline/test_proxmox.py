@@ -222,20 +222,25 @@ def _nohz() -> Parameter:
     return Parameter(name="nohz", value="off", reason="a test")
 
 
+LOADER = "==> loader/loader.conf <==\ntimeout 3\n"
+
+
 def test_the_default_is_the_newest_or_the_one_that_is_pinned() -> None:
     entries = "".join(
-        f"== proxmox-{kernel}.conf\nversion {kernel}\noptions a\nlinux /{kernel}\n"
+        f"\n==> loader/entries/proxmox-{kernel}.conf <==\n"
+        f"version {kernel}\noptions a\nlinux /{kernel}\n"
         for kernel in KERNELS
     )
     for default, path in (
         ("proxmox-*", "/6.8.12-11-pve"),
         ("proxmox-6.8.12-4-pve.conf", "/6.8.12-4-pve"),
     ):
-        found = proxmox.default_entry(f"timeout 3\ndefault {default}\n{entries}")
+        found = proxmox.default_entry(f"{LOADER}default {default}\n{entries}")
         assert found is not None
         assert found["linux"] == [path]
-    assert proxmox.default_entry(f"timeout 3\n{entries}") is None
-    assert proxmox.default_entry("default proxmox-*\n== proxmox-1.conf\nversion 1\n") is None
+    assert proxmox.default_entry(f"{LOADER}{entries}") is None
+    lame = "\n==> loader/entries/proxmox-1.conf <==\nversion 1\n"
+    assert proxmox.default_entry(f"{LOADER}default proxmox-*\n{lame}") is None
 
 
 @pytest.mark.parametrize(
