@@ -76,7 +76,7 @@ def test_from_bare_to_proved_and_again_after_a_power_cut(
 
 BREAKS = {
     "a sysctl changed at run time": ("sysctl -qw kernel.panic=0", "Lock-up recovery"),
-    "a package un-held": ("apt-mark unhold nvidia-container-toolkit", "NVIDIA containers"),
+    "a package un-held": ("apt-mark unhold nvidia-container-toolkit", "GPUs for containers"),
     "a GPU's power cap reset": (f"{PYTHON} -c '{RESET_CAP}'", "NVIDIA"),
     "the bound driver changed": (
         "a=$(basename $(ls -d /sys/devices/pci0000:00/0000:00:09.0/*:00.0)); "
