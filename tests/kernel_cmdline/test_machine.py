@@ -69,7 +69,14 @@ def test_a_new_command_line_is_tried_kept_and_survives_a_power_cut(made: Box) ->
     assert "0 of" in said.splitlines()[-1], said
 
 
-@pytest.mark.parametrize("what", FATAL)
+# The soak has those that wait longest.
+AT_ONCE = ("panics", "has no network")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(one, marks=() if one in AT_ONCE else pytest.mark.soak) for one in FATAL],
+)
 def test_the_old_entry_is_back_unattended(
     made: Box, what: str, tell: Callable[[str], None]
 ) -> None:
@@ -154,6 +161,7 @@ def _shows(made: Box, command: str) -> bool:
         return False  # on its way down or up nobody answers
 
 
+@pytest.mark.soak  # its disk takes minutes to make
 def test_where_grub_cannot_clear_its_mark_the_change_is_refused(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -46,7 +46,7 @@ class Agent:
             if stdin is not None:
                 arguments["input-data"] = base64.b64encode(stdin).decode()
             pid = line.ask("guest-exec", **arguments)["pid"]
-            pause = 0.02
+            pause = 0.05
             while True:
                 status = line.ask("guest-exec-status", pid=pid)
                 if status["exited"]:
@@ -54,7 +54,7 @@ class Agent:
                 if time.monotonic() > deadline:
                     raise LabError(f"{command[:200]}: no end within {timeout:g} s")
                 time.sleep(pause)
-                pause = min(pause * 1.5, 0.5)
+                pause = min(pause * 2, 0.8)  # each answer costs the guest time
         code = status.get("exitcode", 128 + status.get("signal", 0))
         return code, _decoded(status, "out-data"), _decoded(status, "err-data")
 
