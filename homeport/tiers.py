@@ -38,7 +38,7 @@ UNIT = ("-m", "not node and not container and not machine and not soak")
 MACHINE = ("-m", "machine and not soak", "-v", "--durations=15")
 # The tests of these tiers run in two processes: about half of the time goes to these.
 UNIT_HALF = ("tests/drift", "tests/lab")
-MACHINE_HALF = ("tests/kernel_cmdline", "tests/lockup_recovery", "tests/hotspot")
+MACHINE_HALF = ("tests/kernel_cmdline", "tests/hotspot")
 
 TIERS = (
     Tier(
