@@ -40,8 +40,8 @@ from homeport.capability import Capability
 
 CAPABILITY = Capability(
     summary="kernel parameters, each tried for one boot before it becomes the default",
-    proof="unit",
-    unproven="a boot: no kernel was started by these tests, and Proxmox's tools were played",
+    proof="machine",
+    unproven="Proxmox: its tools were played; a firmware with UEFI",
 )
 
 __all__ = ["CAPABILITY", "KernelCmdline", "Parameter", "apply", "confirm"]

@@ -33,6 +33,6 @@ __all__ = ["CAPABILITY", "Vfio", "VfioState", "apply", "prove"]
 
 CAPABILITY = Capability(
     summary="PCI cards reserved for virtual machines, one of two identical ones if need be",
-    proof="unit",
-    unproven="a kernel that boots with it",
+    proof="machine",
+    unproven="a guest that uses the card, and a real GPU: display devices stood for it",
 )
