@@ -109,7 +109,7 @@ class LockupRecovery(Spec):
 
 class LockupRecoveryState(NodeFact):
     """{"files": {path: text}, "sysctls": {"kernel.panic": "0"}, "refused": [], "record": False,
-    "watchdogs": ["i6300ESB timer"], "module": True, "held": False, "seconds": 0,
+    "left": {}, "watchdogs": ["i6300ESB timer"], "module": True, "held": False, "seconds": 0,
     "enabled": False, "mux": False}
     """
 
@@ -175,13 +175,16 @@ def sysctls(spec: LockupRecovery) -> Generator[Any, None, None]:
     changes = sysctl_changes(spec, observed)
     text, found = wanted_files(spec)[SYSCTL_FILE], observed.get("files", {})
     differs(own_files.otherwise({SYSCTL_FILE: text}, found))
-    there = observed.get("sysctls", {})
+    there, left = observed.get("sysctls", {}), observed.get("left", {})
     differs(Pair(f"{name} = {value}", f"{there[name]}") for name, value in changes.items())
+    differs(Pair(f"{name}: as before Homeport ({value})", "ours") for name, value in left.items())
+    if left:
+        yield act("lockup_recovery", "give_back", names=[*left])
     if changes:
         yield act("lockup_recovery", "set_sysctls", values=changes)
     if found.get(SYSCTL_FILE) != text:
         yield from own_files.put(SYSCTL_FILE, text)
-    elif not changes:
+    elif not changes and not left:
         host.noop("the kernel restarts after a panic as wanted")
 
 

@@ -17,6 +17,8 @@ STACK_UNIT = "homeport-stack.service"
 # Has NVIDIA's GPUs described for containers before Docker starts.
 CDI_UNIT = "homeport-nvidia-cdi.service"
 CDI_UNIT_FILE = f"/etc/systemd/system/{CDI_UNIT}"
+# On the kernel's command line of a boot that is on trial, with the trial's id.
+TRIAL_MARK = "homeport.trial"
 # Held by whoever changes the stack's containers.
 STACK_LOCK = "/run/homeport-stack.lock"
 # Packages of NVIDIA's driver that apt would not upgrade because of us, one to a line.

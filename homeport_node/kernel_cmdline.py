@@ -16,6 +16,7 @@ from typing import Any
 from homeport_node import kernel_cmdline_grub as grub
 from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
+from homeport_node.common import TRIAL_MARK as MARK
 from homeport_node.common import read, run
 
 CMDLINE = Path("/proc/cmdline")
@@ -25,10 +26,12 @@ UNITS = Path("/etc/systemd/system")
 TIMER, SERVICE = "homeport-trial.timer", "homeport-trial.service"
 LOADER_INFO = Path("/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")
 
-MARK = "homeport.trial"
 PANIC = 30  # seconds that a panic on trial stays on the screen
 SWITCH_LATER = 120  # seconds from the timer to the switch
 SETTLING = 120  # seconds in which a node that came up has to have started everything
+RESERVE = 30  # seconds before the timer by which the node is judged
+# dracut waits for a person where a root is not found, unless it is told: dracut.cmdline(7).
+OF_DRACUT = ("rd.shell=0", "rd.emergency=reboot")
 
 LOADERS: "Mapping[str, Any]" = {"grub": grub, "systemd-boot": proxmox}
 
@@ -175,6 +178,9 @@ def stage(parameters: "list[str]", seconds: int, timer: str, service: str) -> "s
         "seconds": seconds,
     }
     added = [*parameters, f"{MARK}={facts['id']}", f"panic={PANIC}"]
+    added += OF_DRACUT if switch.DRACUT.exists() else ()
+    if earlier.get("parameters") == parameters and earlier.get("boot_id") != facts["boot_id"]:
+        print("homeport-says the node went back from this command line before: it is tried again")
     try:
         words = withdraw() or boot.prepare()
         if words:
@@ -219,8 +225,9 @@ def make_default(parameters: "list[str]", own: str) -> "str | None":
 
 def came_up(facts: "dict[str, Any]") -> str:
     """What is worse than when the trial was staged, "" when nothing is."""
-    # Well before the trial's own clock, by which the node would go back.
-    until = time.monotonic() + min(SETTLING, facts.get("seconds", 0) / 3)
+    # Well before the trial's own clock, which began with the boot, as this one did.
+    now, seconds = time.monotonic(), facts.get("seconds", 0)
+    until = now + min(SETTLING, seconds / 3, seconds - RESERVE - now)
     while True:
         state = run("systemctl", "is-system-running").out.strip()
         routed = has_route() or not facts.get("route")
@@ -247,11 +254,17 @@ def confirm(parameters: "list[str]", own: str) -> "str | None":
     fault = f"not in force: {' '.join(lacking)}" if lacking else came_up(facts)
     if fault:
         away = withdraw(clocks=False)  # should the reboot hang
-        run("systemctl", "--no-block", "reboot")
+        # Whoever holds a lock on reboots, such as apt's, would keep the bad command line for good.
+        went = run("systemctl", "-i", "--no-block", "reboot")
+        when = "now" if went.ok else f"at the next reboot ({went.err.strip()})"
         return (
-            f"{fault}: the node reboots into its old command line now; "
+            f"{fault}: the node reboots into its old command line {when}; "
             f"`journalctl -b -1` there says more{f'; {away}' if away else ''}"
         )
+    # Its clocks would cut a slow boot loader's tool short half way. Whatever happens from here, the
+    # next boot is of the default entry, the old one or the new.
+    switch.disarm()
+    run("systemctl", "stop", TIMER)
     return make_default(parameters, own) or withdraw()
 
 

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import TRIAL_MARK, read, run
 
+CMDLINE = Path("/proc/cmdline")
 SYSCTLS = Path("/proc/sys")
 RECORD = Path("/var/lib/homeport/lockup_recovery.json")
 CLASS = Path("/sys/class/watchdog")
@@ -94,6 +95,7 @@ def observe(files: "list[str]", sysctls: "list[str]", module: str) -> "dict[str,
         "sysctls": {name: _value(name) for name in sysctls},
         "refused": refused(),
         "record": RECORD.exists(),
+        "left": {name: value for name, value in _before().items() if name not in sysctls},
         "watchdogs": [(read(one / "identity") or one.name).strip() for one in devices],
         "module": bool(module) and (MODULES / module.replace("-", "_")).is_dir(),
         "held": held(),
@@ -103,6 +105,15 @@ def observe(files: "list[str]", sysctls: "list[str]", module: str) -> "dict[str,
     }
 
 
+def _earlier(name: str) -> "str | None":
+    """What is in force for `name`, but for what a command line on trial adds for its boot alone."""
+    words = (read(CMDLINE) or "").split()
+    if name != "kernel.panic" or not any(one.startswith(f"{TRIAL_MARK}=") for one in words):
+        return _value(name)
+    given = [one.partition("=")[2] for one in words if one.startswith("panic=")]
+    return ["0", *given][-2]
+
+
 def set_sysctls(values: "dict[str, str]") -> "str | None":
     """Put `values` into force, and write down what was there before, and what is refused."""
     known = record()
@@ -110,7 +121,7 @@ def set_sysctls(values: "dict[str, str]") -> "str | None":
     unable = refused()
     for name, value in values.items():
         try:
-            before.setdefault(name, _value(name))
+            before.setdefault(name, _earlier(name))
             _place(name).write_text(f"{value}\n")
         except OSError as error:
             if error.errno not in UNABLE:
@@ -154,14 +165,33 @@ def let_go(module: str, file: str, conf: str) -> "str | None":
     return None if closed.ok else f"busctl: {closed.err.strip()}"
 
 
+def _before() -> "dict[str, str | None]":
+    """What was in force before ours."""
+    return dict(record().get("before", {}))
+
+
+def give_back(names: "list[str]") -> "str | None":
+    """Put back into force what was before ours, for `names`."""
+    known, before = record(), _before()
+    try:
+        for name in names:
+            value = before.pop(name, None)
+            if value is not None and _value(name) != value:
+                _place(name).write_text(f"{value}\n")
+        _write_record({**known, "before": before})
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
 def restore(file: str) -> "str | None":
     """Take our sysctls back: the `file`, and what was in force before it."""
     try:
         Path(file).unlink(missing_ok=True)
-        for name, value in record().get("before", {}).items():
-            if value is not None and _value(name) != value:
-                _place(name).write_text(f"{value}\n")
-        RECORD.unlink(missing_ok=True)
+        names = [*_before()]
+        words = give_back(names) if names else None
+        if words is None:
+            RECORD.unlink(missing_ok=True)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
-    return None
+    return words

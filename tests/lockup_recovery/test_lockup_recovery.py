@@ -102,6 +102,7 @@ NO_PMU = {**SPEC.sysctls, "kernel.nmi_watchdog": "0"}
         (sysctls, AS_WANTED, SPEC, []),
         (sysctls, BARE, SPEC, ["_module.set_sysctls(", "FileUpload"]),
         (sysctls, CHANGED, SPEC, ["_module.set_sysctls("]),
+        (sysctls, {**AS_WANTED, "left": {"kernel.x": "0"}}, SPEC, ["_module.give_back("]),
         (sysctls, {**AS_WANTED, "files": {}}, SPEC, ["FileUpload"]),
         (sysctls, {**AS_WANTED, "sysctls": dict.fromkeys(SPEC.sysctls)}, SPEC, []),
         (
@@ -154,7 +155,7 @@ def test_one_device_has_one_keeper() -> None:
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kernel with two sysctls, in a folder."""
-    for name in ("SYSCTLS", "RECORD", "CLASS", "MODULES", "MANAGER_FILES"):
+    for name in ("CMDLINE", "SYSCTLS", "RECORD", "CLASS", "MODULES", "MANAGER_FILES"):
         monkeypatch.setattr(aboard, name, tmp_path / name)
     (tmp_path / "SYSCTLS/kernel").mkdir(parents=True)
     (tmp_path / "SYSCTLS/kernel/panic").write_text("0\n")
@@ -173,6 +174,32 @@ def test_what_was_in_force_before_is_given_back(kernel: Path) -> None:
     assert (kernel / "SYSCTLS/kernel/panic").read_text() == "0\n"
     assert not file.exists()
     assert not aboard.RECORD.exists()
+
+
+def test_what_is_asked_for_no_more_is_given_back(kernel: Path) -> None:
+    asked = ["kernel.panic", "kernel.nmi_watchdog"]
+    assert aboard.set_sysctls({"kernel.panic": "10", "kernel.nmi_watchdog": "1"}) is None
+    assert aboard.observe([], asked, "")["left"] == {}
+    left = aboard.observe([], asked[:1], "")["left"]
+    assert left == {"kernel.nmi_watchdog": "0"}
+    assert aboard.give_back([*left]) is None
+    assert (kernel / "SYSCTLS/kernel/nmi_watchdog").read_text() == "0\n"
+    assert (kernel / "SYSCTLS/kernel/panic").read_text() == "10\n"
+    assert aboard.observe([], asked[:1], "")["left"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before"),
+    [("quiet homeport.trial=1 panic=30", "0"), ("panic=5 homeport.trial=1 panic=30", "5")],
+)
+def test_the_panic_of_a_trial_is_not_what_was_before(
+    kernel: Path, arguments: str, before: str
+) -> None:
+    aboard.CMDLINE.write_text(arguments)
+    (kernel / "SYSCTLS/kernel/panic").write_text("30\n")
+    assert aboard.set_sysctls({"kernel.panic": "10"}) is None
+    assert aboard.restore(str(kernel / "file")) is None
+    assert (kernel / "SYSCTLS/kernel/panic").read_text() == f"{before}\n"
 
 
 @pytest.mark.parametrize("code", [aboard.ENOTSUPP, errno.EOPNOTSUPP, errno.EACCES])
@@ -226,6 +253,7 @@ def test_what_is_observed(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "sysctls": {"kernel.panic": "0", "kernel.softlockup_panic": None},
         "refused": [],
         "record": False,
+        "left": {},
         "watchdogs": ["i6300ESB timer"],
         "module": True,
         "held": True,
