@@ -37,7 +37,7 @@ from homeport_node.reboot import BOOT_ID
 from homeport_node.vfio import reboot_reasons
 
 TIMEOUT = 900  # seconds
-AFTER_TRIAL = 600  # seconds besides, for the switch, the way down, and the firmware twice
+AFTER_TRIAL = 1200  # seconds besides, for the switch, the way down, and a slow firmware twice
 PAUSE = 3.0  # seconds between two attempts to reach the node
 
 
@@ -144,8 +144,12 @@ def rebooted(may: bool, seconds: int, vfio: Vfio | None) -> Generator[Any, None,
         yield refuse(f"{stem}: {why}: the node was not rebooted", "converge again")
     why = "; ".join(f"{stem}: {words}" for stem, words in reasons.items())
     yield FunctionCommand(_say, (host.name, f"{host.name}: reboots, for {why}"), {})
-    # From behind the connection, which would else break before it says how this went.
-    yield StringCommand("( sleep 1; systemctl reboot ) </dev/null >/dev/null 2>&1 &")
+    # From behind the connection, which would else break before it says how this went. Who holds a
+    # lock on reboots, as apt does while it works, is waited for.
+    yield StringCommand(
+        "( sleep 1; for _ in $(seq 60); do systemctl reboot && break; sleep 5; done ) "
+        "</dev/null >/dev/null 2>&1 &"
+    )
     yield FunctionCommand(_back, (observed["boot_id"], seconds), {})
 
 

@@ -406,10 +406,40 @@ def test_a_node_that_is_worse_than_before_goes_back(
     said = node.does(kept, SPEC) or ""
     assert words in said
     assert "old.service" not in said
-    assert node.calls[-1] == ("systemctl", "--no-block", "reboot")
+    assert node.calls[-1] == ("systemctl", "-i", "--no-block", "reboot")
     assert not grub.OWN.exists()
     node.boots()
     assert node.situation(SPEC) == "to be tried"
+
+
+def test_the_clocks_are_stopped_before_the_boot_menu_is_written(node: Node) -> None:
+    """os-prober takes its time: a reset in the middle of it would leave half a menu."""
+    node.does(tried, SPEC)
+    node.boots()
+    node.calls.clear()
+    assert node.does(kept, SPEC) is None
+    (written,) = [n for n, call in enumerate(node.calls) if "grub-mkconfig" in call[0]]
+    assert node.calls.index(("systemctl", "stop", aboard.TIMER)) < written
+
+
+def test_a_trial_that_went_back_before_is_tried_again_and_that_is_said(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node.does(tried, SPEC)
+    assert "before" not in capsys.readouterr().out
+    for _ in range(2):  # the trial, and the old command line again
+        node.boots()
+    assert node.situation(SPEC) == "fell back"
+    assert node.does(tried, SPEC) is None
+    assert "went back from this command line before" in capsys.readouterr().out
+
+
+def test_dracut_is_told_to_restart_where_no_root_is(node: Node) -> None:
+    switch.DRACUT.parent.mkdir(parents=True, exist_ok=True)
+    switch.DRACUT.touch()
+    node.does(tried, SPEC)
+    node.boots()
+    assert {"rd.shell=0", "rd.emergency=reboot"} <= {*aboard.CMDLINE.read_text().split()}
 
 
 def test_a_node_that_failed_before_as_well_is_kept(node: Node) -> None:
