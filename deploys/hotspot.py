@@ -163,7 +163,8 @@ def names_text(spec: Hotspot, names: tuple[str, ...]) -> str:
 def wanted_files(spec: Hotspot, names: tuple[str, ...], observed: dict[str, Any]) -> dict[str, str]:
     """{path: text} of our files; the confining one where nothing else is NetworkManager's."""
     wanted = {NAMES_FILE: names_text(spec, names)}
-    if CONFINED_FILE in observed.get("files", {}) or not observed.get("manages"):
+    others = observed.get("manages") or observed.get("active")
+    if CONFINED_FILE in observed.get("files", {}) or not others:
         wanted[CONFINED_FILE] = (
             f"{HEADER}[keyfile]\nunmanaged-devices=*;except:mac:{spec.radio.mac}\n"
         )

@@ -234,9 +234,16 @@ BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profi
         (configuration, BARE, True, ["FileUpload"] * 2),
         (
             configuration,
-            {**BARE, "active": True},
+            {**BARE, "active": True, "files": {CONFINED_FILE: "x"}},
             True,
             ["FileUpload", "FileUpload", "nmcli general reload conf"],
+        ),
+        # Somebody else's NetworkManager is not confined: undoing that would switch it off.
+        (
+            configuration,
+            {**BARE, "active": True},
+            True,
+            ["FileUpload"],
         ),
         (
             configuration,
