@@ -25,7 +25,7 @@ DONE, REVERTED, WORDS = "done", "reverted", "words"
 
 
 def _active(unit: str) -> bool:
-    return run("systemctl", "is-active", unit).out.strip() == "active"
+    return run("systemctl", "is-active", unit).out.strip() in ("active", "activating")
 
 
 def _connections() -> "list[str]":
@@ -96,6 +96,7 @@ def arm(files: "list[str]", seconds: int) -> "str | None":
     timer = run(
         "systemd-run",
         f"--unit={REVERT}",
+        "--collect",
         f"--on-active={seconds}",
         "--timer-property=AccuracySec=1s",
         "sh",
@@ -129,5 +130,7 @@ def confirm() -> "str | None":
         return f"it failed and was taken back: {said[-500:]}"
     if not run("systemctl", "stop", f"{REVERT}.timer").ok:
         return "its timer could not be stopped"
+    if _active(f"{REVERT}.service"):  # a timer that is stopped does not stop what it has started
+        return "it is being taken back"
     shutil.rmtree(STATE, ignore_errors=True)
     return None

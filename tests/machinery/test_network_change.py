@@ -147,6 +147,16 @@ def test_confirming(
     assert (("systemctl", "stop", f"{aboard.REVERT}.timer") in found.ran) is stopped
 
 
+def test_a_way_back_that_has_begun_is_not_called_kept(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node(monkeypatch, f"{aboard.REVERT}.service")
+    state.mkdir()
+    (state / aboard.DONE).write_text("0")
+    assert aboard.confirm() == "it is being taken back"
+    assert state.exists()
+
+
 class Desk:
     """What the node says to each attempt, in order; an exception is raised."""
 
