@@ -79,7 +79,7 @@ def test_a_removed_names_file_is_named_and_comes_back(
     machine.succeed(f"rm {NAMES_FILE}")
     found = homeport(built, "drift", str(built.inventory))
     assert found.returncode == 2, found.stdout + found.stderr
-    assert f"wanted  {NAMES_FILE}: sha256" in found.stdout
+    assert f"wanted  {NAMES_FILE}: sha256" in found.stderr
     assert converge(built)["changed"] > 0
     client = Client(machine)
     client.join(SEAT.hotspot.ssid, psk(machine))  # type: ignore[union-attr]
