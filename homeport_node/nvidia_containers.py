@@ -14,6 +14,8 @@ LISTS = Path("/etc/apt/sources.list.d")
 # Where Docker, Podman and the toolkit look for descriptions; the second is emptied at each boot.
 DESCRIPTIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 DEVICE = re.compile(r"""["']?path["']?:\s*["']?(/dev/nvidia[^"'\s,]+)""")
+# CUDA's memory; nothing makes its node at boot but who asks for it.
+UVM = "/dev/nvidia-uvm"
 HOST_PATH = re.compile(r"""["']?hostPath["']?:\s*["']?(/[^"'\s,]+)""")
 
 
@@ -45,15 +47,24 @@ def link_of(device: str) -> str:
     return f"/dev/char/{os.major(number)}:{os.minor(number)}"
 
 
+def descriptions() -> "list[str]":
+    """The texts that describe NVIDIA's GPUs; where two describe one, the later counts."""
+    texts = [read(path) or "" for folder in DESCRIPTIONS for path in sorted(folder.glob("*"))]
+    return [text for text in texts if "nvidia.com/gpu" in text]
+
+
+def uvm() -> bool:
+    """Whether a container is given what CUDA needs besides its GPU."""
+    return any(UVM in DEVICE.findall(text) for text in descriptions()[-1:])
+
+
 def gone() -> "list[str]":
     """Files of this machine that a description names, and that are not there (any more): a
     container that is given such a device does not start. And links in /dev/char: without them
     Debian 12's runc leaves a device to be taken at the next `systemctl daemon-reload`."""
-    texts = [read(path) or "" for folder in DESCRIPTIONS for path in sorted(folder.glob("*"))]
     paths = set()
-    for text in texts:
-        if "nvidia.com/gpu" in text:
-            paths |= {*HOST_PATH.findall(text), *map(link_of, DEVICE.findall(text))}
+    for text in descriptions():
+        paths |= {*HOST_PATH.findall(text), *map(link_of, DEVICE.findall(text))}
     return sorted(path for path in paths if not Path(path).exists())
 
 
@@ -81,6 +92,11 @@ def describe(gpus: "list[str]") -> "str | None":
             f"nvidia-ctk describes no {', '.join(lacking)}: see `nvidia-smi -L`, and put the UUIDs "
             "that `bin/homeport probe` prints into the targets file"
         )
+    if not uvm():
+        return (
+            f"nvidia-ctk describes no {UVM}, and CUDA needs it: `modprobe nvidia-uvm` on the node "
+            "says why there is none"
+        )
     missing = gone()
     return f"the description names what is not there: {', '.join(missing)}" if missing else None
 
@@ -97,5 +113,6 @@ def observe(
         "held": held(packages),
         "unit": unit_state(),
         "devices": cdi_devices(),
+        "uvm": uvm(),
         "gone": gone(),
     }

@@ -46,7 +46,11 @@ def hold(packages: "list[str]") -> "str | None":
 def release() -> "str | None":
     """Let apt upgrade again what we held."""
     ours = (read(HELD) or "").split()
-    ran = run("apt-mark", "unhold", *ours) if ours else None
+    shown = run("dpkg-query", "-W", "-f", "${db:Status-Want} ${Package}\n", *ours) if ours else None
+    lines = shown.out.splitlines() if shown else []
+    # apt-mark would release none of them where apt no longer knows one.
+    held = sorted({line[5:] for line in lines if line.startswith("hold ")})
+    ran = run("apt-mark", "unhold", *held) if held else None
     if ran is not None and not ran.ok:
         return f"apt-mark unhold: {ran.err.strip()}"
     HELD.unlink(missing_ok=True)

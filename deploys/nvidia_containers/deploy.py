@@ -18,7 +18,7 @@ from homeport.refuse import refuse
 from homeport.targets import Target
 from homeport_node.common import CDI_UNIT as UNIT
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
-from homeport_node.nvidia_containers import KEYRING, LISTS
+from homeport_node.nvidia_containers import KEYRING, LISTS, UVM
 
 FILES = Path(__file__).resolve().parents[2] / "files/nvidia_containers"
 LIST_FILE = str(LISTS / "homeport-nvidia-container-toolkit.list")
@@ -58,6 +58,8 @@ def undescribed(gpus: tuple[Gpu, ...], observed: dict[str, Any]) -> list[Pair]:
         for gpu in gpus
         if gpu.uuid not in devices
     ]
+    if devices and not observed.get("uvm"):
+        found.append(Pair(f"CDI: {UVM}, which CUDA needs", "not described"))
     gone = observed.get("gone", [])
     return [*found, *([Pair("CDI: only what is there", f"no {listed(gone)}")] if gone else [])]
 
@@ -149,7 +151,7 @@ def described(gpus: tuple[Gpu, ...], address: str) -> Commands:
         yield from own_files.put(UNIT_FILE, text)
     for command, _ in steps:
         yield StringCommand(command)
-    if lacking or inactive:
+    if entry or lacking or inactive:  # a unit of another text has described them otherwise
         yield act("nvidia_containers", "describe", gpus=[gpu.uuid for gpu in gpus])
     if not (entry or steps or lacking or inactive):
         host.noop("every GPU of the inventory is described")

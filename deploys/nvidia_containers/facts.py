@@ -10,10 +10,11 @@ class ToolkitState(NodeFact):
      "files": {"/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list": "9f86…", …},
      "other_lists": [], "held": ["libnvidia-container1", …],
      "unit": {"enabled": True, "active": True, "stale": False},
-     "devices": ["0", "GPU-…", "all"], "gone": []}
+     "devices": ["0", "GPU-…", "all"], "uvm": True, "gone": []}
 
     `key` holds the fingerprints of all keys in our keyring, `devices` what a container can be given
-    by CDI, `gone` the files that the description names and that are not there.
+    by CDI, `uvm` whether it gets /dev/nvidia-uvm with them, `gone` the files that the description
+    names and that are not there.
     """
 
     stem = "nvidia_containers"

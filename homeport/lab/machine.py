@@ -229,8 +229,8 @@ def _create(
     words += ["--stop-signal", "SIGRTMIN+3"]
     words += [word for one in CAPABILITIES for word in ("--cap-add", one)]
     # Nodes of simulated GPUs: see hardware/nvidia-ctk. There is no device behind such a number.
-    for number in range(GPU_NODES):
-        words += ["--device-cgroup-rule", f"c 1:{200 + number} rwm"]
+    for minor in (*range(200, 200 + GPU_NODES), 209):  # 209 is /dev/nvidia-uvm
+        words += ["--device-cgroup-rule", f"c 1:{minor} rwm"]
     # A volume: overlayfs, which Docker inside wants for its images, does not stack on overlayfs.
     words += ["--volume", "/var/lib/docker"]
     words += ["--volume", f"{shared}:/var/cache/apt/archives"]

@@ -17,15 +17,19 @@ GPUS = simulated_gpus("iona", ("left", "right"))
 TABLE = gpu_table(GPUS).decode().splitlines()
 
 
-@pytest.fixture(scope="module")
-def hook() -> ModuleType:
-    path = HARDWARE / "nvidia-container-runtime-hook"
-    spec = spec_from_loader("hook", SourceFileLoader("hook", str(path)))
+def loaded(program: str) -> ModuleType:
+    """A simulated program as a module."""
+    spec = spec_from_loader("program", SourceFileLoader("program", str(HARDWARE / program)))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    return loaded("nvidia-container-runtime-hook")
 
 
 def smi(tmp_path: Path, table: bytes, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -125,3 +129,31 @@ def test_links_of_the_container_stay_in_it(hook: ModuleType, tmp_path: Path) -> 
     assert hook.inside(str(root), "/usr/bin") == str(root / "real" / "bin")
     with pytest.raises(SystemExit):
         hook.inside(str(root), "/opt/bin")
+
+
+def test_cdis_description_has_the_control_device_once_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ctk = loaded("nvidia-ctk")
+    made: dict[str, int] = {}
+
+    def mknod(path: str, mode: int, device: int) -> None:
+        Path(path).touch()
+        made[Path(path).name] = os.minor(device)
+
+    for name in ("DEV", "HOME"):
+        monkeypatch.setattr(ctk, name, str(tmp_path))
+    monkeypatch.setattr(ctk, "LINES", tmp_path / "lines")
+    monkeypatch.setattr(ctk.os, "mknod", mknod)
+    with pytest.raises(SystemExit):
+        ctk.control_devices()
+    assert made == {}
+    (tmp_path / "gpus").write_bytes(gpu_table(GPUS))
+    assert "nvidia-uvm" not in ctk.description()
+    ctk.control_devices()
+    edits = ctk.description().partition("\ncontainerEdits:")[2]
+    assert "  deviceNodes:\n  - path: /dev/nvidia-uvm\n" in edits
+    assert made == {"nvidia0": 200, "nvidia1": 201, "nvidia-uvm": 209}
+    assert (tmp_path / "nvidia-uvm").stat().st_mode & 0o777 == 0o666
+    ctk.link()
+    assert (tmp_path / "char/1:209").resolve() == tmp_path / "nvidia-uvm"

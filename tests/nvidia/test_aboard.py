@@ -355,15 +355,16 @@ def test_what_we_hold_is_remembered_and_released(
 
     def run(*words: str) -> Ran:
         ran.append(words)
-        return Ran(0, "", "")
+        # Of the third, "gone", it knows nothing any more, and says so by its exit status.
+        return Ran(words[0] == "dpkg-query", "hold a\ninstall b\n", "")
 
     monkeypatch.setattr(nvidia_driver, "HELD", tmp_path / "lib/held")
     monkeypatch.setattr(nvidia_driver, "run", run)
     assert nvidia_driver.hold(["b"]) is None
-    assert nvidia_driver.hold(["a"]) is None
-    assert (tmp_path / "lib/held").read_text() == "a\nb\n"
+    assert nvidia_driver.hold(["a", "gone"]) is None
+    assert (tmp_path / "lib/held").read_text() == "a\nb\ngone\n"
     assert nvidia_driver.release() is None
-    assert ran[-1] == ("apt-mark", "unhold", "a", "b")
+    assert ran[-1] == ("apt-mark", "unhold", "a")
     assert not (tmp_path / "lib/held").exists()
     assert nvidia_driver.release() is None
-    assert len(ran) == 3
+    assert len(ran) == 4

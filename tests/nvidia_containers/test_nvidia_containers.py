@@ -96,6 +96,21 @@ def test_a_description_of_files_that_are_gone(
     assert aboard.gone() == ["/dev/nvidia-no-such", "/no/such/file"]
 
 
+def test_what_counts_is_the_later_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, made = tmp_path / "etc", tmp_path / "run"
+    monkeypatch.setattr(aboard, "DESCRIPTIONS", (kept, made))
+    assert not aboard.uvm()
+    with_uvm = "kind: nvidia.com/gpu\n  - path: /dev/nvidia-uvm\n"
+    for folder, text in ((kept, with_uvm), (made, with_uvm.replace("uvm", "uvm-tools"))):
+        folder.mkdir()
+        (folder / "nvidia.yaml").write_text(text)
+    assert not aboard.uvm()
+    (made / "nvidia.yaml").write_text(with_uvm)
+    assert aboard.uvm()
+
+
 def test_a_device_is_known_by_its_number() -> None:
     assert aboard.link_of("/dev/null") == "/dev/char/1:3"
     assert aboard.DEVICE.findall('- path: "/dev/nvidia0"\n  hostPath: /dev/x\n') == ["/dev/nvidia0"]
@@ -107,6 +122,7 @@ def test_a_device_is_known_by_its_number() -> None:
         (Ran(0, "", ""), ["GPU-1", "all"], [], None),
         (Ran(0, "", ""), ["GPU-2"], [], "describes no GPU-1"),
         (Ran(0, "", ""), ["GPU-1"], ["/x.so"], "not there: /x.so"),
+        (Ran(0, "", ""), ["GPU-1", "GPU-3"], [], "describes no /dev/nvidia-uvm"),
         (Ran(1, "", "no unit"), ["GPU-1"], [], "cannot describe the GPUs: the driver says no"),
     ],
 )
@@ -123,6 +139,7 @@ def test_describing(
     )
     monkeypatch.setattr(aboard, "cdi_devices", lambda: devices)
     monkeypatch.setattr(aboard, "gone", lambda: missing)
+    monkeypatch.setattr(aboard, "uvm", lambda: "GPU-3" not in devices)
     problem = aboard.describe(["GPU-1"])
     assert problem is None if words is None else words in (problem or "")
 
@@ -142,10 +159,12 @@ AS_WANTED: dict[str, Any] = {
     "held": [*PACKAGES],
     "unit": {"enabled": True, "active": True, "stale": False},
     "devices": ["0", "1", "GPU-1", "GPU-2", "all"],
+    "uvm": True,
     "gone": [],
 }
 BARE: dict[str, Any] = {
     **AS_WANTED,
+    "uvm": False,
     "key": [],
     "keyring": False,
     "files": {},
@@ -188,6 +207,13 @@ def _but(**changes: Any) -> dict[str, Any]:
         ),
         (deploy.described, [_but(devices=["GPU-1", "all"])], GPUS, ["_module.describe("]),
         (deploy.described, [_but(gone=["/x.so"])], GPUS, ["_module.describe("]),
+        (deploy.described, [_but(uvm=False)], GPUS, ["_module.describe("]),
+        (
+            deploy.described,
+            [_but(files={UNIT_FILE: "an older one"})],
+            GPUS,
+            ["FileUpload", "systemctl daemon-reload", "_module.describe("],
+        ),
         (
             deploy.described,
             [_but(unit={"enabled": True, "active": False, "stale": True})],
@@ -283,6 +309,12 @@ WORDS: list[Words] = [
         [_but(gone=["/x.so"], unit={"enabled": True, "active": False, "stale": False})],
         GPUS,
         [("CDI: only what is there", "no /x.so")],
+    ),
+    (
+        deploy.described,
+        [_but(uvm=False)],
+        GPUS,
+        [("CDI: /dev/nvidia-uvm, which CUDA needs", "not described")],
     ),
     (
         deploy.described,
