@@ -27,7 +27,6 @@ REPOSITORIES = {
     ("ubuntu", "24.04"): ("ubuntu2404", *OLDER_KEY),
 }
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "sbsa"}
-DEBIANS_KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Components beside main that the driver of Debian comes from, its free parts included.
 NON_FREE = ("contrib", "non-free", "non-free-firmware")
 
@@ -48,6 +47,11 @@ def problem(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, str] | None:
         )
     if spec.driver == "nvidia" and observed.get("machine") not in ARCHITECTURES:
         return f"NVIDIA has no repository for {observed.get('machine')}", "use the distribution's"
+    if spec.driver == "distribution" and observed.get("apt_error"):
+        return (
+            f"apt cannot read its sources: {observed['apt_error']}",
+            f"mend what it names, then converge again; {SOURCES} is Homeport's, and may be removed",
+        )
     if spec.driver == "distribution" and name == "debian" and spec.branch is not None:
         return (
             f"nvidia.branch {spec.branch}: Debian {version} has one version of the driver only",
@@ -119,11 +123,14 @@ def to_hold(spec: Nvidia, observed: dict[str, Any]) -> list[str]:
 
 
 def _non_free(observed: dict[str, Any]) -> str:
-    """An entry for the components that the node's own entries for Debian lack; "" for none."""
+    """An entry for the components that the node's own entries for Debian lack; "" for none. It is
+    signed as those are: apt reads nothing any more when two say different things of one archive."""
     others = [one for one in observed.get("archives", ()) if one[3] != SOURCES]
     have: dict[tuple[str, str], set[str]] = {}
-    for uri, suite, component, _ in others:
+    keys: dict[tuple[str, str], str] = {}
+    for uri, suite, component, _, key in others:
         have.setdefault((uri, suite), set()).add(component)
+        keys[uri, suite] = f"Signed-By: {key}\n" if key else ""
     lacking = {
         key: [part for part in NON_FREE if part not in parts]
         for key, parts in sorted(have.items())
@@ -131,7 +138,7 @@ def _non_free(observed: dict[str, Any]) -> str:
     }
     entries = [
         f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {' '.join(parts)}\n"
-        f"Signed-By: {DEBIANS_KEY}\n"
+        f"{keys[uri, suite]}"
         for (uri, suite), parts in lacking.items()
         if parts
     ]
@@ -149,7 +156,12 @@ def repository(observed: dict[str, Any]) -> tuple[str, str, str]:
 def apt_files(spec: Nvidia, observed: dict[str, Any]) -> dict[str, str]:
     """{path: text} of our files for apt."""
     if spec.driver == "distribution":
-        entry = _non_free(observed) if system(observed)[0] == "debian" else ""
+        if system(observed)[0] != "debian":
+            return {}
+        there = observed["files"].get(SOURCES, HOST)
+        if HOST not in there and not [one for one in observed["archives"] if one[3] != SOURCES]:
+            return {SOURCES: there}  # apt has no lists, and so says nothing of its archives
+        entry = _non_free(observed)
         return {SOURCES: HEADER + entry} if entry else {}
     address, _, _ = repository(observed)
     # The driver of that branch from there, dkms where the distribution's is too old for it, and

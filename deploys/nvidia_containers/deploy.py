@@ -14,11 +14,11 @@ from homeport import apt, own_files
 from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.pins import Gpu
-from homeport.refuse import refuse
 from homeport.targets import Target
+from homeport_node.apt_key import LISTS
 from homeport_node.common import CDI_UNIT as UNIT
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
-from homeport_node.nvidia_containers import KEYRING, LISTS, UVM
+from homeport_node.nvidia_containers import KEYRING, UVM
 
 FILES = Path(__file__).resolve().parents[2] / "files/nvidia_containers"
 LIST_FILE = str(LISTS / "homeport-nvidia-container-toolkit.list")
@@ -93,13 +93,7 @@ def repository_known(address: str, fingerprint: str) -> Commands:
     observed = _observed(address)
     others = observed.get("other_lists", [])
     if others:
-        yield refuse(
-            f"{listed(others)} names the repository {address} too, and apt does nothing any more "
-            "when two files give one repository different keys",
-            f"remove it (rm {shlex.join(others)}), then converge again: Homeport's own list "
-            "takes its place",
-            wanted=f"{address} in {LIST_FILE} alone",
-        )
+        yield apt.named_twice(address, LIST_FILE, others)
         return
     key = list(key_words(fingerprint, observed))
     text = list_text(address)

@@ -344,8 +344,54 @@ def test_what_dpkg_and_apt_say() -> None:
         "http://x.example/ trixie main /etc/apt/sources.list.d/x.list:2 Other Project\n"
     )
     assert nvidia_driver.archives(sites) == [
-        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"]
+        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", ""]
     ]
+
+
+STANZAS = """\
+# a header
+
+# Signed-By: /no.gpg
+Types: deb
+Enabled: no
+
+Types: deb
+signed-by: /a.gpg
+URIs: http://a.example/debian
+
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQ
+Types: deb
+"""
+LINES = (
+    "# a header\n\ndeb [arch=amd64 signed-by=/b.gpg] http://b.example/ s main\ndeb http://c/ s main"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value"),
+    [
+        ("x.sources", 1, ""),
+        ("x.sources", 2, "/a.gpg"),
+        ("x.sources", 3, "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ"),
+        ("x.sources", 4, ""),
+        ("x.list", 3, "/b.gpg"),
+        ("x.list", 4, ""),
+        ("x.list", 5, ""),
+    ],
+)
+def test_the_key_of_an_entry(tmp_path: Path, name: str, number: int, value: str) -> None:
+    (tmp_path / "x.sources").write_text(STANZAS)
+    (tmp_path / "x.list").write_text(LINES)
+    assert nvidia_driver.signed_by(f"{tmp_path / name}:{number}") == value
+
+
+def test_an_apt_that_cannot_read_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Ran(100, "", "E: Conflicting values set for option Signed-By\n")
+    monkeypatch.setattr(nvidia_driver, "run", lambda *_: said)
+    assert "Conflicting" in nvidia_driver.observe([], "/no/such/key")["apt_error"]
 
 
 def test_what_we_hold_is_remembered_and_released(

@@ -69,7 +69,8 @@ DEBIAN: dict[str, Any] = {
     "machine": "x86_64",
     "kernel": "6.12.48+deb13-amd64",
     "packages": {"linux-image-amd64": {"version": "6.12.48-1", "held": False}},
-    "archives": [["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"]],
+    "archives": [["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", ""]],
+    "apt_error": "",
     "files": {},
     "key": [],
     "held_by_us": [],
@@ -153,6 +154,7 @@ def test_the_packages(spec: Nvidia, observed: dict[str, Any], names: str) -> Non
         (NVIDIAS, {**DEBIAN, "machine": "riscv64"}, "no repository for riscv64"),
         (Nvidia(branch=550), DEBIAN, "one version of the driver only"),
         (SPEC, UBUNTU, "Ubuntu has several"),
+        (SPEC, {**DEBIAN, "apt_error": "E: Conflicting"}, "cannot read its sources: E: Conf"),
     ],
 )
 def test_a_driver_that_this_node_cannot_have(
@@ -165,9 +167,9 @@ def test_a_driver_that_this_node_cannot_have(
 
 def test_debians_non_free_comes_from_where_main_does() -> None:
     archives = [
-        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"],
-        ["http://d.example/debian/", "trixie", "non-free-firmware", "/etc/apt/sources.list"],
-        ["http://d.example/debian/", "trixie", "non-free", packages.SOURCES],  # ours
+        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", "/d.gpg"],
+        ["http://d.example/debian/", "trixie", "non-free-firmware", "/etc/apt/x.list", "/d.gpg"],
+        ["http://d.example/debian/", "trixie", "non-free", packages.SOURCES, "/ours.gpg"],
     ]
     files = packages.apt_files(SPEC, {**DEBIAN, "archives": archives})
     assert files[packages.SOURCES].splitlines()[1:] == [
@@ -175,10 +177,15 @@ def test_debians_non_free_comes_from_where_main_does() -> None:
         "URIs: http://d.example/debian/",
         "Suites: trixie",
         "Components: contrib non-free",
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg",
+        "Signed-By: /d.gpg",
     ]
-    whole = [["u", "s", part, "f"] for part in ("main", *packages.NON_FREE)]
+    # apt takes a key there and none here for two different ones.
+    assert "Signed-By" not in packages.apt_files(SPEC, DEBIAN)[packages.SOURCES]
+    whole = [["u", "s", part, "f", ""] for part in ("main", *packages.NON_FREE)]
     assert packages.apt_files(SPEC, {**DEBIAN, "archives": whole}) == {}
+    unread = {"archives": [], "files": {packages.SOURCES: "ours"}}
+    assert packages.apt_files(SPEC, {**DEBIAN, **unread}) == {packages.SOURCES: "ours"}
+    assert packages.apt_files(SPEC, {**DEBIAN, "archives": []}) == {}
     assert packages.apt_files(Nvidia(branch=570), UBUNTU) == {}
 
 
@@ -468,6 +475,13 @@ def test_operations(
     assert len(found) == len(commands), found
     for one, start in zip(found, commands, strict=True):
         assert one.startswith(start)
+
+
+def test_another_list_of_nvidias_repository_is_refused() -> None:
+    others = {"other_lists": ["/etc/apt/sources.list.d/cuda.list"]}
+    (said,) = yielded(driver.archives, UBUNTU, others, spec=NVIDIAS)
+    assert is_refusal(said)
+    assert "rm /etc/apt/sources.list.d/cuda.list" in said
 
 
 def test_a_package_that_is_no_longer_held_is_held_again() -> None:

@@ -12,6 +12,7 @@ from deploys.nvidia_containers.spec import FINGERPRINT, PACKAGES, REPOSITORY, re
 from homeport.pins import Gpu
 from homeport.spec import SpecError
 from homeport.targets import Sources
+from homeport_node import apt_key
 from homeport_node import nvidia_containers as aboard
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
 from homeport_node.common import Ran
@@ -62,14 +63,15 @@ def test_docker_is_given_the_runtime() -> None:
 def test_other_lists_of_the_repository_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aboard, "LISTS", tmp_path)
+    monkeypatch.setattr(apt_key, "LISTS", tmp_path)
     own = tmp_path / "homeport.list"
     own.write_text(list_text(REPOSITORY))
     (tmp_path / "debian.sources").write_text("URIs: https://deb.example/debian\n")
     (tmp_path / "off.list").write_text(f"# deb {REPOSITORY}/stable/deb/amd64 /\n")
-    assert aboard.other_lists(REPOSITORY, str(own)) == []
+    assert apt_key.other_lists(REPOSITORY, str(own)) == []
+    assert apt_key.other_lists("", str(own)) == []
     (tmp_path / "theirs.sources").write_text(f"URIs: {REPOSITORY}/stable/deb/amd64/\n")
-    assert aboard.other_lists(REPOSITORY, str(own)) == [str(tmp_path / "theirs.sources")]
+    assert apt_key.other_lists(REPOSITORY, str(own)) == [str(tmp_path / "theirs.sources")]
 
 
 YAML = """cdiVersion: 0.5.0
