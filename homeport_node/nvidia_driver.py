@@ -13,7 +13,8 @@ from homeport_node.common import NVIDIA_HELD, read, run
 
 HELD = Path(NVIDIA_HELD)
 PACKAGES = re.compile(
-    r"nvidia|^libcuda1|^libnv|^cuda-drivers|^(linux-image|linux-headers)-|^proxmox-default-"
+    r"nvidia|^libcuda1|^libnv|^cuda-drivers|^(linux-image|linux-headers)-"
+    r"|^proxmox-(default-)?(kernel|headers)"
 )
 
 

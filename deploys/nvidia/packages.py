@@ -2,7 +2,8 @@
 
 Only what computing needs: no X server. Sources: the packages' own dependencies in Debian 12 and 13;
 NVIDIA's driver installation guide (compute-only systems; Ubuntu's names from branch 590 on have no
-branch in them); Debian's dkms needs the headers of each kernel, which come with a metapackage.
+branch in them). dkms needs the headers of each kernel that it builds for: a metapackage brings
+those of the newest kernel in the archive, which need not be one that is installed here.
 """
 
 import re
@@ -29,6 +30,10 @@ REPOSITORIES = {
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "sbsa"}
 # Components beside main that the driver of Debian comes from, its free parts included.
 NON_FREE = ("contrib", "non-free", "non-free-firmware")
+METAPACKAGE = r"linux-image-[a-z][a-z0-9.-]*|proxmox-default-kernel|proxmox-kernel-\d+\.\d+"
+KERNEL = (
+    r"(?:linux-image|proxmox-kernel)-(?:unsigned-)?(\d+\.\d+[.-].*?)(?:-(?:un)?signed)?(?<!-dbg)"
+)
 
 
 def system(observed: dict[str, Any]) -> tuple[str, str]:
@@ -66,14 +71,19 @@ def problem(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def headers(observed: dict[str, Any]) -> tuple[str, ...]:
-    """The packages with the headers of this kernel and of those to come: dkms builds with them."""
-    found = {
-        name.replace("linux-image", "linux-headers").replace("default-kernel", "default-headers")
-        for name in observed.get("packages", {})
-        if re.fullmatch(r"linux-image-[a-z][a-z0-9.-]*|proxmox-default-kernel", name)
-        and not re.search(r"unsigned|-dbg$", name)
-    }
-    return tuple(sorted(found)) or (f"linux-headers-{observed.get('kernel', '')}",)
+    """The packages with the headers of this kernel, of the one that boots next, and of those to
+    come: dkms builds with them. A kernel that is no package, as in a container, has none."""
+    found, exact = set(), {}
+    for name in observed.get("packages", {}):
+        ours = name.replace("linux-image", "linux-headers").replace("-kernel", "-headers")
+        if re.fullmatch(METAPACKAGE, name) and not re.search(r"unsigned|-dbg$", name):
+            found.add(ours)
+        elif one := re.fullmatch(KERNEL, name):
+            exact[one[1]] = re.sub(r"-(un)?signed\b", "", ours)
+    running = observed.get("kernel", "")
+    newest = max(exact, key=lambda one: [int(part) for part in re.findall(r"\d+", one)], default="")
+    wanted = found | {exact[one] for one in (running, newest) if one in exact}
+    return tuple(sorted(wanted)) or (f"linux-headers-{running}",)
 
 
 def _of_ubuntu(spec: Nvidia) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from homeport import own_files
 from homeport.pins import Gpu, bind, find
 from homeport.spec import SpecError
 from homeport.targets import Target
+from homeport_node import nvidia_driver
 from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED
 from tests.nvidia.fake_nvml import LEFT, RIGHT
 from tests.operations import Words, is_refusal, yielded
@@ -127,24 +128,57 @@ FRESH = {"installed": VERSIONS, "lists_age": 10.0}
             Nvidia(branch=570),
             UBUNTU,
             "nvidia-dkms-570-server libnvidia-compute-570-server nvidia-compute-utils-570-server "
-            "nvidia-utils-570-server linux-headers-generic-hwe-24.04",
+            "nvidia-utils-570-server linux-headers-6.14.0-29-generic "
+            "linux-headers-generic-hwe-24.04",
         ),
         (
             NVIDIAS,
             UBUNTU,
             "nvidia-dkms-580-open libnvidia-compute-580 nvidia-utils-580 nvidia-persistenced "
-            "linux-headers-generic-hwe-24.04",
+            "linux-headers-6.14.0-29-generic linux-headers-generic-hwe-24.04",
         ),
         (
             Nvidia(driver="nvidia", branch=595),
             UBUNTU,
-            "nvidia-dkms libnvidia-compute nvidia-persistenced linux-headers-generic-hwe-24.04",
+            "nvidia-dkms libnvidia-compute nvidia-persistenced linux-headers-6.14.0-29-generic "
+            "linux-headers-generic-hwe-24.04",
         ),
     ],
 )
 def test_the_packages(spec: Nvidia, observed: dict[str, Any], names: str) -> None:
     assert packages.problem(spec, observed) is None
     assert packages.wanted(spec, observed) == tuple(names.split())
+
+
+@pytest.mark.parametrize(
+    ("running", "kernels", "names"),
+    [
+        (
+            "6.12.48+deb13-amd64",
+            "linux-image-amd64 linux-image-6.12.48+deb13-amd64 linux-image-6.12.9+deb13-amd64 "
+            "linux-image-6.12.57+deb13-amd64-unsigned linux-image-6.12.57+deb13-amd64-dbg",
+            "linux-headers-6.12.48+deb13-amd64 linux-headers-6.12.57+deb13-amd64 "
+            "linux-headers-amd64",
+        ),
+        ("5.15.0-host", "linux-image-amd64", "linux-headers-amd64"),
+        (
+            "6.8.12-4-pve",
+            "proxmox-default-kernel proxmox-kernel-6.8 proxmox-kernel-6.8.12-4-pve-signed "
+            "proxmox-kernel-6.8.12-15-pve-signed proxmox-kernel-6.8.12-2-pve-signed",
+            "proxmox-default-headers proxmox-headers-6.8 proxmox-headers-6.8.12-15-pve "
+            "proxmox-headers-6.8.12-4-pve",
+        ),
+        (
+            "6.14.0-29-generic",
+            "linux-image-unsigned-6.14.0-29-generic",
+            "linux-headers-6.14.0-29-generic",
+        ),
+    ],
+)
+def test_the_headers_of_this_kernel_and_of_the_next(running: str, kernels: str, names: str) -> None:
+    shown = "".join(f"ii \t{name}\t1\n" for name in kernels.split())
+    observed = {"kernel": running, "packages": nvidia_driver.packages(shown)}
+    assert " ".join(packages.headers(observed)) == names
 
 
 @pytest.mark.parametrize(
