@@ -108,12 +108,15 @@ def lock_wait() -> int:
 
 
 def missing(wanted: Iterable[str], observed: dict[str, Any]) -> list[str]:
-    """Those of the packages `wanted`, "name" or "name=version", that are not installed so."""
+    """Those of the packages `wanted` that are not installed so: "name", "name=version", or as apt
+    takes it too "name=580.*"."""
     installed = observed.get("installed", {})
     lacking = []
     for one in set(wanted):
         name, _, version = one.partition("=")
-        if name not in installed or version not in ("", installed[name]):
+        there = installed.get(name)
+        begins = version.endswith("*") and there and there.startswith(version[:-1])
+        if there is None or not (begins or version in ("", there)):
             lacking.append(one)
     return sorted(lacking)
 

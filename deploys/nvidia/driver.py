@@ -68,10 +68,10 @@ def archives(spec: Nvidia) -> Commands:
 
 @operation()
 def installed(spec: Nvidia) -> Commands:
-    """Install what is missing of the driver."""
+    """Install what is missing of the driver, or is of another branch."""
     observed = observed_driver()
-    names = packages.wanted(spec, observed)
-    state = host.get_fact(apt.AptState, packages=sorted(names))
+    names = packages.in_branch(spec, observed)
+    state = host.get_fact(apt.AptState, packages=sorted(packages.wanted(spec, observed)))
     if apt.missing(names, state) and observed["held_by_us"]:
         # Else apt would refuse to change what is held.
         yield act("nvidia_driver", "release")

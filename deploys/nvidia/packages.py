@@ -102,11 +102,22 @@ def _of_ubuntu(spec: Nvidia) -> tuple[str, ...]:
 
 
 def wanted(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
-    """The packages of the driver on this node; the first is its kernel module's."""
+    """The packages that the driver needs on this node; the first is its kernel module's."""
+    return (*_of_driver(spec, observed), *headers(observed))
+
+
+def in_branch(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
+    """As `wanted`, with the version for apt where the name does not say it: NVIDIA's repository has
+    all branches, on Debian and from 590 on under the same names."""
+    version = f"={spec.branch}.*" if spec.driver == "nvidia" else ""
+    return (*(name + version for name in _of_driver(spec, observed)), *headers(observed))
+
+
+def _of_driver(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
     name, _ = system(observed)
     is_open = spec.kernel_modules == "open"
     if name == "ubuntu":
-        return (*_of_ubuntu(spec), *headers(observed))
+        return _of_ubuntu(spec)
     if spec.driver == "distribution":
         module = "nvidia-open-kernel-dkms" if is_open else "nvidia-kernel-dkms"
         # libnvidia-nvvm4: CUDA's linker; containers get the libraries of the node.
@@ -114,7 +125,7 @@ def wanted(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
     else:
         module = "nvidia-kernel-open-dkms" if is_open else "nvidia-kernel-dkms"
         rest = ("nvidia-driver-cuda", "nvidia-persistenced")
-    return (module, *rest, *headers(observed))
+    return (module, *rest)
 
 
 def upstream(version: str) -> str:
@@ -175,12 +186,13 @@ def apt_files(spec: Nvidia, observed: dict[str, Any]) -> dict[str, str]:
         return {SOURCES: HEADER + entry} if entry else {}
     address, _, _ = repository(observed)
     # The driver of that branch from there, dkms where the distribution's is too old for it, and
-    # nothing else of all that is there.
+    # nothing else of all that is there. Above 1000: where the branch is changed for an older one,
+    # what its packages need changes with them.
     names = "*nvidia* libcuda1* libnv*"
     return {
         SOURCES: f"{HEADER}Types: deb\nURIs: {address}\nSuites: /\nSigned-By: {KEY}\n",
         PREFERENCES: (
-            f"{HEADER}Package: {names}\nPin: version {spec.branch}.*\nPin-Priority: 900\n\n"
+            f"{HEADER}Package: {names}\nPin: version {spec.branch}.*\nPin-Priority: 1001\n\n"
             f'Package: dkms\nPin: origin "{HOST}"\nPin-Priority: 500\n\n'
             f'Package: *\nPin: origin "{HOST}"\nPin-Priority: -1\n'
         ),

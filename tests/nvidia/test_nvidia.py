@@ -1,6 +1,7 @@
 """NVIDIA: what is refused, which packages make the driver, and what is done about a difference."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -230,7 +231,7 @@ def test_nvidias_repository_gives_its_driver_of_one_branch_and_nothing_else() ->
     assert f"Signed-By: {packages.KEY}" in lines
     assert lines[2].endswith("/compute/cuda/repos/ubuntu2404/x86_64/")
     pins = files[packages.PREFERENCES].split("\n\n")
-    assert "Pin: version 580.*\nPin-Priority: 900" in pins[0]
+    assert "Pin: version 580.*\nPin-Priority: 1001" in pins[0]
     assert 'Package: *\nPin: origin "developer.download.nvidia.com"\nPin-Priority: -1' in pins[2]
     assert "Package: dkms\n" in pins[1]
 
@@ -449,6 +450,15 @@ SMI_GONE = {
     **INSTALLED,
     "packages": {k: v for k, v in INSTALLED["packages"].items() if k != "nvidia-smi"},
 }
+OF_580 = dict.fromkeys(packages.wanted(NVIDIAS, DEBIAN), "580.65.06-1")
+NVIDIAS_580 = {
+    **INSTALLED,
+    "packages": {
+        **DEBIAN["packages"],
+        **{name: {"version": version, "held": True} for name, version in OF_580.items()},
+    },
+}
+FRESH_580 = {"installed": OF_580, "lists_age": 10.0}
 NO_SMI = {**FRESH, "installed": {k: v for k, v in VERSIONS.items() if k != "nvidia-smi"}}
 
 
@@ -477,6 +487,13 @@ NO_SMI = {**FRESH, "installed": {k: v for k, v in VERSIONS.items() if k != "nvid
             [{**SMI_GONE, "held_by_us": []}, NO_SMI],
             {"spec": SPEC},
             ["export DEBIAN"],
+        ),
+        (driver.installed, [NVIDIAS_580, FRESH_580], {"spec": NVIDIAS}, []),
+        (
+            driver.installed,
+            [NVIDIAS_580, FRESH_580],
+            {"spec": dataclasses.replace(NVIDIAS, branch=570)},
+            ["python3 - <<", "export DEBIAN"],
         ),
         (driver.held, [INSTALLED], {"spec": SPEC}, []),
         (driver.held, [DEBIAN], {"spec": SPEC}, []),
@@ -509,6 +526,14 @@ def test_operations(
     assert len(found) == len(commands), found
     for one, start in zip(found, commands, strict=True):
         assert one.startswith(start)
+
+
+def test_another_branch_is_installed_though_older() -> None:
+    spec = dataclasses.replace(NVIDIAS, branch=570)
+    *_, install = yielded(driver.installed, NVIDIAS_580, FRESH_580, spec=spec)
+    names = "'nvidia-driver-cuda=570.*' 'nvidia-kernel-open-dkms=570.*' 'nvidia-persistenced=570.*'"
+    assert f"get install --allow-downgrades --allow-change-held-packages {names}" in install
+    assert "linux-headers" not in install
 
 
 def test_another_list_of_nvidias_repository_is_refused() -> None:
