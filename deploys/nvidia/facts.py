@@ -13,7 +13,7 @@ class NvidiaState(NodeFact):
      "lost": [], "error": "", "mismatch": False, "bindings": True,
      "driver": "550.163.01", "nvml": "12.550.163.01",
      "versions": {"loaded": "550.163.01", "library": "550.163.01", "next": "550.163.01"},
-     "next_kernel": "6.12.48+deb13-amd64", "nouveau": False,
+     "next_kernel": "6.12.48+deb13-amd64", "nouveau": False, "unknown_signer": "",
      "files": {path: text}, "applied": {"GPU-…": {"handle": "left", "power_limit": 200, …}},
      "units": {"homeport-nvidia.service": {"enabled": True, "active": True, "stale": False,
                                            "packaged": "/opt/homeport/…"}, …}}
