@@ -339,7 +339,10 @@ def test_what_is_allowed_or_unknown_is_not_refused(observed: dict[str, Any]) -> 
             {**BARE, "cards": [], "error": "RM has detected", "mismatch": True},
             ["driver/library version mismatch", "reboot the node"],
         ),
-        ({**BARE, "cards": [], "error": "Driver Not Loaded"}, ["Driver Not Loaded", "journalctl"]),
+        (
+            {**BARE, "cards": [], "error": "Driver Not Loaded"},
+            ["Driver Not Loaded", "|Loading of|Lockdown"],
+        ),
         (
             {
                 **BARE,

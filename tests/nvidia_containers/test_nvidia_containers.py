@@ -284,6 +284,10 @@ def test_the_list_and_the_unit() -> None:
     for owned in (text, unit_text()):
         assert owned.startswith("# Managed by Homeport (nvidia_containers).")
     assert "Before=docker.service" in unit_text()
+    # /dev/nvidia-uvm is made before the GPUs are described: what is not there is left out.
+    before, _, _ = unit_text().partition("\nExecStart=/usr/bin/nvidia-ctk cdi generate")
+    made = "nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules"
+    assert before.endswith(f"\nExecStartPre=-/usr/bin/{made}")
 
 
 def test_a_machine_without_the_toolkit() -> None:
