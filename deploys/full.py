@@ -42,7 +42,7 @@ kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
 lockup_recovery.apply(spec=node.lockup_recovery)
 vfio.prove(spec=node.vfio, data=host.data)
 nvidia_containers.apply(
-    spec=node.nvidia_containers, gpus=node.container_gpus, target=target
+    spec=node.nvidia_containers, gpus=node.container_gpus, target=target, data=host.data
 )  # before Docker, which looks for it when it starts
 docker.apply(
     spec=node.docker,

@@ -16,8 +16,9 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
-from homeport.differs import Pair, differs
+from homeport.differs import Pair, differs, listed
 from homeport.observe import NodeFact
+from homeport.refuse import refuse
 from homeport.spec import fail
 
 # Debian Policy 5.6.1: names are lower-case letters, digits, "+", "-" and ".", at least two.
@@ -107,12 +108,15 @@ def lock_wait() -> int:
 
 
 def missing(wanted: Iterable[str], observed: dict[str, Any]) -> list[str]:
-    """Those of the packages `wanted`, "name" or "name=version", that are not installed so."""
+    """Those of the packages `wanted` that are not installed so: "name", "name=version", or as apt
+    takes it too "name=580.*"."""
     installed = observed.get("installed", {})
     lacking = []
     for one in set(wanted):
         name, _, version = one.partition("=")
-        if name not in installed or version not in ("", installed[name]):
+        there = installed.get(name)
+        begins = version.endswith("*") and there and there.startswith(version[:-1])
+        if there is None or not (begins or version in ("", there)):
             lacking.append(one)
     return sorted(lacking)
 
@@ -147,6 +151,17 @@ def install(
         return
     differs([Pair(f"packages: {', '.join(missing(names, observed))}", "not installed")])
     yield StringCommand(command)
+
+
+def named_twice(address: str, own: str, others: list[str]) -> StringCommand:
+    """What an operation does where the files `others` name the repository of our file `own`."""
+    return refuse(
+        f"{listed(others)} names the repository {address} too, and apt does nothing any more "
+        "when two files give one repository different keys",
+        f"remove it (rm {shlex.join(others)}), then converge again: Homeport's own list "
+        "takes its place",
+        wanted=f"{address} in {own} alone",
+    )
 
 
 @operation()

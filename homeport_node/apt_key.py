@@ -9,6 +9,9 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from homeport_node.common import read
+
+LISTS = Path("/etc/apt/sources.list.d")
 TIMEOUT = 30  # seconds
 LIMIT = 1 << 20  # bytes: a key of one owner has a few thousand
 PUBLIC_KEY, USER_ID, PUBLIC_SUBKEY, SIGNATURE, PICTURE = 6, 13, 14, 2, 17
@@ -91,6 +94,20 @@ def kept(keyring: str) -> "list[str]":
         return fingerprints(Path(keyring).read_bytes())
     except (OSError, ValueError):
         return []
+
+
+def other_lists(repository: str, own: str) -> "list[str]":
+    """Files of apt but `own` that name `repository`: two with different keys end every apt."""
+    if not repository:
+        return []
+    address = repository.rstrip("/").partition("://")[2]
+    found = []
+    for path in sorted((*LISTS.glob("*.list"), *LISTS.glob("*.sources"))):
+        lines = (read(path) or "").splitlines()
+        named = any(address in line for line in lines if not line.lstrip().startswith("#"))
+        if named and str(path) != own:
+            found.append(str(path))
+    return found
 
 
 def fetch(url: str, fingerprint: str, keyring: str) -> "str | None":

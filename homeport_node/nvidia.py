@@ -29,6 +29,8 @@ MANAGED = (Path(NVIDIA_HELD), Path("/etc/systemd/system", UNIT))
 SYS, MODULES, BOOT = Path("/sys"), Path("/lib/modules"), Path("/boot")
 # Debian gives the file of the module another name than the module: nvidia-current.ko.
 MODULE_FILE = re.compile(r"nvidia(-current|-tesla(-\d+)?)?(-open)?\.ko(\.(gz|xz|zst))?")
+# What dkms signs modules with: Debian's, and Ubuntu's.
+SIGNERS = (Path("/var/lib/dkms/mok.pub"), Path("/var/lib/shim-signed/mok/MOK.der"))
 SMI_FIELDS = ("uuid", "name", "pci.bus_id", "power.min_limit", "power.max_limit", "clocks.max.gr")
 # nvml.h, nvmlClocksEventReasons: why the clocks are what they are, by bit.
 REASONS = {
@@ -186,12 +188,33 @@ def next_kernel() -> str:
     return max(releases, key=lambda one: numbers[one], default="")
 
 
-def module_version(kernel: str) -> str:
-    """The version of the nvidia module that is installed for `kernel`, "" without one."""
+def module_file(kernel: str) -> str:
+    """The file of the nvidia module that is installed for `kernel`, "" without one."""
     for folder, _, names in os.walk(MODULES / kernel):
         for name in names:
             if MODULE_FILE.fullmatch(name):
-                return run("/sbin/modinfo", "-F", "version", f"{folder}/{name}").out.strip()
+                return f"{folder}/{name}"
+    return ""
+
+
+def modinfo(module: str, field: str) -> str:
+    """What modinfo says of the file `module`; "" where there is none."""
+    return run("/sbin/modinfo", "-F", field, module).out.strip() if module else ""
+
+
+def unknown_signer(module: str) -> str:
+    """The file with the key that the file `module` is signed with, where Secure Boot is on and does
+    not know that key: the kernel will not load it. "" where it will, and where nobody can tell."""
+    state = run("mokutil", "--sb-state").out
+    if "SecureBoot enabled" not in state or "disabled" in state:  # "… is disabled in shim"
+        return ""
+    serial = bytes.fromhex("".join(re.findall("[0-9A-F]{2}", modinfo(module, "sig_key"))))
+    for key in SIGNERS:
+        with contextlib.suppress(OSError):
+            if serial and serial in key.read_bytes():
+                # One that waits to be enrolled at the next boot counts as enrolled.
+                said = run("mokutil", "--test-key", str(key)).out
+                return str(key) if "is not enrolled" in said else ""
     return ""
 
 
@@ -225,13 +248,15 @@ def load(path: str) -> "dict[str, Any]":
 def agreement() -> "dict[str, Any]":
     """The versions of the driver's parts, "" for one that is not there; asks no card anything."""
     kernel = next_kernel()
+    module = module_file(kernel) if kernel else ""
     return {
+        "unknown_signer": unknown_signer(module),
         "nouveau": (SYS / "module/nouveau").exists(),
         "next_kernel": kernel,
         "versions": {
             "loaded": (read(SYS / "module/nvidia/version") or "").strip(),
             "library": library_version(),
-            "next": module_version(kernel) if kernel else "",
+            "next": modinfo(module, "version"),
         },
     }
 
@@ -268,8 +293,16 @@ def reboot_refusals(observed: "dict[str, Any]") -> "list[str]":
     Takes what `reboot_reasons` takes."""
     versions, kernel = observed["versions"], observed["next_kernel"]
     library = versions["library"]
-    if not library or not kernel or versions["next"] == library:
+    if not library or not kernel:
         return []
+    if versions["next"] == library:
+        key = observed.get("unknown_signer")
+        words = (
+            f"the nvidia module is signed with the key {key}, which Secure Boot does not know, and "
+            f"the kernel will not load it: `mokutil --import {key}` on the node asks for a "
+            "password of your choice, and the node's screen for the same at the next boot"
+        )
+        return [words] if key else []
     there = f"is {versions['next']}" if versions["next"] else "is missing"
     return [
         f"the nvidia module for the kernel that boots next, {kernel}, {there}, and the installed "

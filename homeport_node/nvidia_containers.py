@@ -10,25 +10,12 @@ from homeport_node import apt_key
 from homeport_node.common import CDI_UNIT, cdi_devices, read, run
 
 KEYRING = "/usr/share/keyrings/homeport-nvidia-container-toolkit.gpg"
-LISTS = Path("/etc/apt/sources.list.d")
 # Where Docker, Podman and the toolkit look for descriptions; the second is emptied at each boot.
 DESCRIPTIONS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 DEVICE = re.compile(r"""["']?path["']?:\s*["']?(/dev/nvidia[^"'\s,]+)""")
 # CUDA's memory; nothing makes its node at boot but who asks for it.
 UVM = "/dev/nvidia-uvm"
 HOST_PATH = re.compile(r"""["']?hostPath["']?:\s*["']?(/[^"'\s,]+)""")
-
-
-def other_lists(repository: str, own: str) -> "list[str]":
-    """Files of apt but `own` that name `repository`: two with different keys end every apt."""
-    address = repository.rstrip("/").partition("://")[2]
-    found = []
-    for path in sorted((*LISTS.glob("*.list"), *LISTS.glob("*.sources"))):
-        lines = (read(path) or "").splitlines()
-        named = any(address in line for line in lines if not line.lstrip().startswith("#"))
-        if named and str(path) != own:
-            found.append(str(path))
-    return found
 
 
 def held(packages: "list[str]") -> "list[str]":
@@ -109,7 +96,7 @@ def observe(
         "key": apt_key.kept(KEYRING),
         "keyring": Path(KEYRING).exists(),
         "files": {path: text for path in files if (text := read(path)) is not None},
-        "other_lists": other_lists(repository, own_list) if repository else [],
+        "other_lists": apt_key.other_lists(repository, own_list),
         "held": held(packages),
         "unit": unit_state(),
         "devices": cdi_devices(),

@@ -13,7 +13,8 @@ from homeport_node.common import NVIDIA_HELD, read, run
 
 HELD = Path(NVIDIA_HELD)
 PACKAGES = re.compile(
-    r"nvidia|^libcuda1|^libnv|^cuda-drivers|^(linux-image|linux-headers)-|^proxmox-default-"
+    r"nvidia|^libcuda1|^libnv|^cuda-drivers|^(linux-image|linux-headers)-"
+    r"|^proxmox-(default-)?(kernel|headers)"
 )
 
 
@@ -27,11 +28,30 @@ def packages(shown: str) -> "dict[str, dict[str, Any]]":
     return found
 
 
+def signed_by(entry: str) -> str:
+    """What an entry of apt's, "FILE:NUMBER", says of its archive's keys; "" for nothing. The number
+    is that of a line, or in a .sources file that of a stanza."""
+    path, _, number = entry.rpartition(":")
+    text = read(path) or ""
+    if path.endswith(".sources"):
+        # The value may be a key itself, on lines that begin with a space.
+        value = r"(?im)^signed-by:[ \t]*(.*(?:\n[ \t].*)*)"
+        parts = re.split(r"\n\s*\n", re.sub(r"(?m)^#.*\n?", "", text).strip())
+    else:
+        value = r"(?i)^[^#]*?\[[^]]*?signed-by=([^] \t]+)"
+        parts = text.splitlines()
+    found = re.search(value, parts[int(number) - 1]) if int(number) <= len(parts) else None
+    return found[1] if found else ""
+
+
 def archives(shown: str) -> "list[list[str]]":
-    """[[URI, suite, component, file of the entry]] of Debian's archives, of what
+    """[[URI, suite, component, file of the entry, its Signed-By]] of Debian's archives, of what
     `apt-get indextargets` has `shown`."""
     found = (line.split(" ") for line in shown.splitlines() if line.endswith(" Debian"))
-    return [[uri, suite, part, entry.rpartition(":")[0]] for uri, suite, part, entry, _ in found]
+    return [
+        [uri, suite, part, entry.rpartition(":")[0], signed_by(entry)]
+        for uri, suite, part, entry, _ in found
+    ]
 
 
 def hold(packages: "list[str]") -> "str | None":
@@ -57,10 +77,13 @@ def release() -> "str | None":
     return None
 
 
-def observe(files: "list[str]", key: str, whole: bool = True) -> "dict[str, Any]":
+def observe(
+    files: "list[str]", key: str, whole: bool = True, repository: str = "", own_list: str = ""
+) -> "dict[str, Any]":
     """What apt knows of the driver, with `whole`; and always what is ours: `files` as text, the
-    file `key` by its fingerprints, the packages held."""
+    file `key` by its fingerprints, the packages held. `own_list` is our file for `repository`."""
     ours = {
+        "other_lists": apt_key.other_lists(repository, own_list),
         "files": {path: text for path in files if (text := read(path)) is not None},
         "key": apt_key.kept(key),
         "held_by_us": (read(HELD) or "").split(),
@@ -78,4 +101,5 @@ def observe(files: "list[str]", key: str, whole: bool = True) -> "dict[str, Any]
         "kernel": platform.release(),
         "packages": packages(run("dpkg-query", "-W", "-f", shown).out),
         "archives": archives(targets.out),
+        "apt_error": "" if targets.ok else targets.err.strip(),
     }

@@ -5,7 +5,8 @@ NVIDIA's own repository: its key by fingerprint, one branch of the driver, nothi
 Every package that carries the driver's version is held: an upgrade would change the libraries under
 the loaded module, and then no program finds a GPU ("driver/library version mismatch") until the
 next boot. Before a reboot, the module for the kernel that boots next must be there, in the version
-of the library (`reboot_reasons` and `reboot_refusals` in homeport_node/nvidia.py).
+of the library, and Secure Boot, where it is on, must know the key that dkms signed it with
+(`reboot_reasons` and `reboot_refusals` in homeport_node/nvidia.py).
 
 **The settings** are asked for and set through NVML, by UUID. A limit that a card does not allow is
 refused before the run changes anything, wherever a driver is there to ask. The driver forgets them

@@ -9,7 +9,7 @@ from pyinfra.api import StringCommand, operation
 
 from deploys.nvidia import packages
 from deploys.nvidia.facts import DriverState
-from deploys.nvidia.packages import APT_FILES, KEY
+from deploys.nvidia.packages import APT_FILES, KEY, SOURCES
 from deploys.nvidia.spec import Nvidia
 from homeport import apt, own_files
 from homeport.differs import Pair, differs, listed
@@ -25,6 +25,15 @@ def observed_driver() -> dict[str, Any]:
     return state
 
 
+def other_lists(address: str) -> list[str]:
+    """The files of apt's besides ours that name NVIDIA's repository at `address`."""
+    state: dict[str, Any] = host.get_fact(
+        DriverState, files=[], key=KEY, whole=False, repository=address, own_list=SOURCES
+    )
+    found: list[str] = state.get("other_lists", [])
+    return found
+
+
 @operation()
 def archives(spec: Nvidia) -> Commands:
     """Let apt find the driver: Debian's non-free, or NVIDIA's repository with its pinned key."""
@@ -33,10 +42,15 @@ def archives(spec: Nvidia) -> Commands:
     if problem:
         yield refuse(*problem)
         return
+    address, url, fingerprint = packages.repository(observed)
+    # NVIDIA's package cuda-keyring writes one.
+    others = other_lists(address) if spec.driver == "nvidia" else []
+    if others:
+        yield apt.named_twice(address, SOURCES, others)
+        return
     wanted, found = packages.apt_files(spec, observed), observed["files"]
     write, remove = own_files.changes(wanted, found)
     differs(own_files.words(wanted, found))
-    _, url, fingerprint = packages.repository(observed)
     fetch = spec.driver == "nvidia" and observed["key"] != [fingerprint]
     if fetch:
         differs([Pair(f"{KEY}: {fingerprint}", listed(observed["key"], "no key"))])
@@ -54,10 +68,10 @@ def archives(spec: Nvidia) -> Commands:
 
 @operation()
 def installed(spec: Nvidia) -> Commands:
-    """Install what is missing of the driver."""
+    """Install what is missing of the driver, or is of another branch."""
     observed = observed_driver()
-    names = packages.wanted(spec, observed)
-    state = host.get_fact(apt.AptState, packages=sorted(names))
+    names = packages.in_branch(spec, observed)
+    state = host.get_fact(apt.AptState, packages=sorted(packages.wanted(spec, observed)))
     if apt.missing(names, state) and observed["held_by_us"]:
         # Else apt would refuse to change what is held.
         yield act("nvidia_driver", "release")

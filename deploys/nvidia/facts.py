@@ -13,7 +13,7 @@ class NvidiaState(NodeFact):
      "lost": [], "error": "", "mismatch": False, "bindings": True,
      "driver": "550.163.01", "nvml": "12.550.163.01",
      "versions": {"loaded": "550.163.01", "library": "550.163.01", "next": "550.163.01"},
-     "next_kernel": "6.12.48+deb13-amd64", "nouveau": False,
+     "next_kernel": "6.12.48+deb13-amd64", "nouveau": False, "unknown_signer": "",
      "files": {path: text}, "applied": {"GPU-…": {"handle": "left", "power_limit": 200, …}},
      "units": {"homeport-nvidia.service": {"enabled": True, "active": True, "stale": False,
                                            "packaged": "/opt/homeport/…"}, …}}
@@ -28,8 +28,9 @@ class DriverState(NodeFact):
     {"os": {"ID": "debian", "VERSION_ID": "13"}, "machine": "x86_64",
      "kernel": "6.12.48+deb13-amd64",
      "packages": {"nvidia-smi": {"version": "550.163.01-2", "held": True}, …},
-     "archives": [["http://…/debian/", "trixie", "main", "/etc/apt/sources.list"]],
-     "files": {path: text}, "key": [], "held_by_us": ["nvidia-smi", …]}
+     "archives": [["http://…/debian/", "trixie", "main", "/etc/apt/sources.list",
+                   "/usr/share/keyrings/debian-archive-keyring.gpg"]], "apt_error": "",
+     "files": {path: text}, "key": [], "other_lists": [], "held_by_us": ["nvidia-smi", …]}
     """
 
     stem = "nvidia_driver"

@@ -2,7 +2,8 @@
 
 Only what computing needs: no X server. Sources: the packages' own dependencies in Debian 12 and 13;
 NVIDIA's driver installation guide (compute-only systems; Ubuntu's names from branch 590 on have no
-branch in them); Debian's dkms needs the headers of each kernel, which come with a metapackage.
+branch in them). dkms needs the headers of each kernel that it builds for: a metapackage brings
+those of the newest kernel in the archive, which need not be one that is installed here.
 """
 
 import re
@@ -27,9 +28,12 @@ REPOSITORIES = {
     ("ubuntu", "24.04"): ("ubuntu2404", *OLDER_KEY),
 }
 ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "sbsa"}
-DEBIANS_KEY = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Components beside main that the driver of Debian comes from, its free parts included.
 NON_FREE = ("contrib", "non-free", "non-free-firmware")
+METAPACKAGE = r"linux-image-[a-z][a-z0-9.-]*|proxmox-default-kernel|proxmox-kernel-\d+\.\d+"
+KERNEL = (
+    r"(?:linux-image|proxmox-kernel)-(?:unsigned-)?(\d+\.\d+[.-].*?)(?:-(?:un)?signed)?(?<!-dbg)"
+)
 
 
 def system(observed: dict[str, Any]) -> tuple[str, str]:
@@ -48,6 +52,11 @@ def problem(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, str] | None:
         )
     if spec.driver == "nvidia" and observed.get("machine") not in ARCHITECTURES:
         return f"NVIDIA has no repository for {observed.get('machine')}", "use the distribution's"
+    if spec.driver == "distribution" and observed.get("apt_error"):
+        return (
+            f"apt cannot read its sources: {observed['apt_error']}",
+            f"mend what it names, then converge again; {SOURCES} is Homeport's, and may be removed",
+        )
     if spec.driver == "distribution" and name == "debian" and spec.branch is not None:
         return (
             f"nvidia.branch {spec.branch}: Debian {version} has one version of the driver only",
@@ -62,14 +71,19 @@ def problem(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def headers(observed: dict[str, Any]) -> tuple[str, ...]:
-    """The packages with the headers of this kernel and of those to come: dkms builds with them."""
-    found = {
-        name.replace("linux-image", "linux-headers").replace("default-kernel", "default-headers")
-        for name in observed.get("packages", {})
-        if re.fullmatch(r"linux-image-[a-z][a-z0-9.-]*|proxmox-default-kernel", name)
-        and not re.search(r"unsigned|-dbg$", name)
-    }
-    return tuple(sorted(found)) or (f"linux-headers-{observed.get('kernel', '')}",)
+    """The packages with the headers of this kernel, of the one that boots next, and of those to
+    come: dkms builds with them. A kernel that is no package, as in a container, has none."""
+    found, exact = set(), {}
+    for name in observed.get("packages", {}):
+        ours = name.replace("linux-image", "linux-headers").replace("-kernel", "-headers")
+        if re.fullmatch(METAPACKAGE, name) and not re.search(r"unsigned|-dbg$", name):
+            found.add(ours)
+        elif one := re.fullmatch(KERNEL, name):
+            exact[one[1]] = re.sub(r"-(un)?signed\b", "", ours)
+    running = observed.get("kernel", "")
+    newest = max(exact, key=lambda one: [int(part) for part in re.findall(r"\d+", one)], default="")
+    wanted = found | {exact[one] for one in (running, newest) if one in exact}
+    return tuple(sorted(wanted)) or (f"linux-headers-{running}",)
 
 
 def _of_ubuntu(spec: Nvidia) -> tuple[str, ...]:
@@ -88,11 +102,22 @@ def _of_ubuntu(spec: Nvidia) -> tuple[str, ...]:
 
 
 def wanted(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
-    """The packages of the driver on this node; the first is its kernel module's."""
+    """The packages that the driver needs on this node; the first is its kernel module's."""
+    return (*_of_driver(spec, observed), *headers(observed))
+
+
+def in_branch(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
+    """As `wanted`, with the version for apt where the name does not say it: NVIDIA's repository has
+    all branches, on Debian and from 590 on under the same names."""
+    version = f"={spec.branch}.*" if spec.driver == "nvidia" else ""
+    return (*(name + version for name in _of_driver(spec, observed)), *headers(observed))
+
+
+def _of_driver(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
     name, _ = system(observed)
     is_open = spec.kernel_modules == "open"
     if name == "ubuntu":
-        return (*_of_ubuntu(spec), *headers(observed))
+        return _of_ubuntu(spec)
     if spec.driver == "distribution":
         module = "nvidia-open-kernel-dkms" if is_open else "nvidia-kernel-dkms"
         # libnvidia-nvvm4: CUDA's linker; containers get the libraries of the node.
@@ -100,7 +125,7 @@ def wanted(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, ...]:
     else:
         module = "nvidia-kernel-open-dkms" if is_open else "nvidia-kernel-dkms"
         rest = ("nvidia-driver-cuda", "nvidia-persistenced")
-    return (module, *rest, *headers(observed))
+    return (module, *rest)
 
 
 def upstream(version: str) -> str:
@@ -119,11 +144,14 @@ def to_hold(spec: Nvidia, observed: dict[str, Any]) -> list[str]:
 
 
 def _non_free(observed: dict[str, Any]) -> str:
-    """An entry for the components that the node's own entries for Debian lack; "" for none."""
+    """An entry for the components that the node's own entries for Debian lack; "" for none. It is
+    signed as those are: apt reads nothing any more when two say different things of one archive."""
     others = [one for one in observed.get("archives", ()) if one[3] != SOURCES]
     have: dict[tuple[str, str], set[str]] = {}
-    for uri, suite, component, _ in others:
+    keys: dict[tuple[str, str], str] = {}
+    for uri, suite, component, _, key in others:
         have.setdefault((uri, suite), set()).add(component)
+        keys[uri, suite] = f"Signed-By: {key}\n" if key else ""
     lacking = {
         key: [part for part in NON_FREE if part not in parts]
         for key, parts in sorted(have.items())
@@ -131,7 +159,7 @@ def _non_free(observed: dict[str, Any]) -> str:
     }
     entries = [
         f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {' '.join(parts)}\n"
-        f"Signed-By: {DEBIANS_KEY}\n"
+        f"{keys[uri, suite]}"
         for (uri, suite), parts in lacking.items()
         if parts
     ]
@@ -149,16 +177,22 @@ def repository(observed: dict[str, Any]) -> tuple[str, str, str]:
 def apt_files(spec: Nvidia, observed: dict[str, Any]) -> dict[str, str]:
     """{path: text} of our files for apt."""
     if spec.driver == "distribution":
-        entry = _non_free(observed) if system(observed)[0] == "debian" else ""
+        if system(observed)[0] != "debian":
+            return {}
+        there = observed["files"].get(SOURCES, HOST)
+        if HOST not in there and not [one for one in observed["archives"] if one[3] != SOURCES]:
+            return {SOURCES: there}  # apt has no lists, and so says nothing of its archives
+        entry = _non_free(observed)
         return {SOURCES: HEADER + entry} if entry else {}
     address, _, _ = repository(observed)
     # The driver of that branch from there, dkms where the distribution's is too old for it, and
-    # nothing else of all that is there.
+    # nothing else of all that is there. Above 1000: where the branch is changed for an older one,
+    # what its packages need changes with them.
     names = "*nvidia* libcuda1* libnv*"
     return {
         SOURCES: f"{HEADER}Types: deb\nURIs: {address}\nSuites: /\nSigned-By: {KEY}\n",
         PREFERENCES: (
-            f"{HEADER}Package: {names}\nPin: version {spec.branch}.*\nPin-Priority: 900\n\n"
+            f"{HEADER}Package: {names}\nPin: version {spec.branch}.*\nPin-Priority: 1001\n\n"
             f'Package: dkms\nPin: origin "{HOST}"\nPin-Priority: 500\n\n'
             f'Package: *\nPin: origin "{HOST}"\nPin-Priority: -1\n'
         ),

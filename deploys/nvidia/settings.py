@@ -58,8 +58,8 @@ def unreachable(spec: Nvidia, observed: dict[str, Any]) -> tuple[str, str] | Non
     if observed["error"]:
         return (
             f"the driver does not answer: {observed['error']}",
-            "`journalctl -k -g 'nvidia|NVRM'` on the node says why; a module that was installed "
-            "in this run may need a reboot",
+            "`journalctl -k -g 'nvidia|NVRM|Loading of|Lockdown'` on the node says why; a module "
+            "that was installed in this run may need a reboot",
         )
     there = [card["uuid"] for card in observed["cards"]]
     absent = [card.name for card in spec.cards if card.gpu.uuid not in there]

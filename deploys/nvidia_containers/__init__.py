@@ -30,8 +30,9 @@ makes none. The toolkit does, asked by our unit.
 **At boot** the toolkit's own nvidia-cdi-refresh.service runs after multi-user.target, when Docker
 has long tried to start the containers, and /var/run/cdi is empty until then; a unit of multi-user
 that waited for it would make a circle, which systemd breaks by not starting one of them. So
-homeport-nvidia-cdi.service writes the same file before Docker starts. A description that lacks a
-GPU of the inventory, or names a file that is gone (an upgraded driver), is made anew.
+homeport-nvidia-cdi.service writes the same file before Docker starts, with /dev/nvidia-uvm made
+first: only what is there is described. A description that lacks that or a GPU of the inventory, or
+names a file that is gone (an upgraded driver), is made anew.
 
 How it fails: a key that is not the pinned one, a version that the repository has not, a GPU that
 the driver does not list: each stops the run and says so. A key that NVIDIA prolonged since has the

@@ -8,17 +8,20 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import StringCommand, deploy, operation
 
+from deploys.nvidia.facts import NvidiaState
 from deploys.nvidia_containers.facts import ToolkitState
 from deploys.nvidia_containers.spec import PACKAGES, NvidiaContainers, repository
 from homeport import apt, own_files
 from homeport.differs import Pair, differs, listed
 from homeport.observe import act
 from homeport.pins import Gpu
-from homeport.refuse import refuse
 from homeport.targets import Target
+from homeport.waiting import may_reboot, waits
+from homeport_node.apt_key import LISTS
 from homeport_node.common import CDI_UNIT as UNIT
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
-from homeport_node.nvidia_containers import KEYRING, LISTS, UVM
+from homeport_node.nvidia import reboot_reasons
+from homeport_node.nvidia_containers import KEYRING, UVM
 
 FILES = Path(__file__).resolve().parents[2] / "files/nvidia_containers"
 LIST_FILE = str(LISTS / "homeport-nvidia-container-toolkit.list")
@@ -93,13 +96,7 @@ def repository_known(address: str, fingerprint: str) -> Commands:
     observed = _observed(address)
     others = observed.get("other_lists", [])
     if others:
-        yield refuse(
-            f"{listed(others)} names the repository {address} too, and apt does nothing any more "
-            "when two files give one repository different keys",
-            f"remove it (rm {shlex.join(others)}), then converge again: Homeport's own list "
-            "takes its place",
-            wanted=f"{address} in {LIST_FILE} alone",
-        )
+        yield apt.named_twice(address, LIST_FILE, others)
         return
     key = list(key_words(fingerprint, observed))
     text = list_text(address)
@@ -137,13 +134,21 @@ def packages(spec: NvidiaContainers, address: str) -> Commands:
 
 
 @operation()
-def described(gpus: tuple[Gpu, ...], address: str) -> Commands:
-    """Have every GPU of the inventory described for containers, now and before Docker at boot."""
+def described(gpus: tuple[Gpu, ...], address: str, deferred: bool = False) -> Commands:
+    """Have every GPU of the inventory described for containers, now and before Docker at boot.
+
+    `deferred`: the reboot that the driver may wait for is put off; the unit describes them then.
+    """
     observed = _observed(address)
     text = unit_text()
     entry, steps = _differs(UNIT_FILE, text, observed), unit_steps(observed, text)
     lacking = undescribed(gpus, observed)
     inactive = not observed.get("unit", {}).get("active")
+    anew = bool(entry or lacking or inactive)  # a unit of another text describes otherwise
+    reasons = reboot_reasons(host.get_fact(NvidiaState)) if anew and deferred else []
+    if reasons:
+        waits(host.name, NvidiaContainers.STEM, "; ".join(reasons))
+        anew, lacking, inactive = False, [], False
     differs([*entry, *(words for _, words in steps), *lacking])
     if inactive and not lacking:
         differs([Pair(f"{UNIT}: active", "not active")])
@@ -151,10 +156,10 @@ def described(gpus: tuple[Gpu, ...], address: str) -> Commands:
         yield from own_files.put(UNIT_FILE, text)
     for command, _ in steps:
         yield StringCommand(command)
-    if entry or lacking or inactive:  # a unit of another text has described them otherwise
+    if anew:
         yield act("nvidia_containers", "describe", gpus=[gpu.uuid for gpu in gpus])
-    if not (entry or steps or lacking or inactive):
-        host.noop("every GPU of the inventory is described")
+    if not (entry or steps or anew):
+        host.noop("a reboot waits" if reasons else "every GPU of the inventory is described")
 
 
 @operation()
@@ -179,13 +184,15 @@ def removed() -> Commands:
 
 
 @deploy("GPUs for containers")
-def apply(spec: NvidiaContainers | None, gpus: tuple[Gpu, ...], target: Target) -> None:
+def apply(spec: NvidiaContainers | None, gpus: tuple[Gpu, ...], target: Target, data: Any) -> None:
     """Have `gpus` ready to be handed to containers; None takes it back. To be called before Docker
-    is installed: Docker looks for what the toolkit brings when it starts."""
+    is installed: Docker looks for what the toolkit brings when it starts; and after a reboot, which
+    a run with this host `data` may have put off."""
     if spec is None:
         removed(name="No GPUs for containers by us")
         return
     address, fingerprint = repository(target.sources)
     repository_known(name="Toolkit's repository", address=address, fingerprint=fingerprint)
     packages(name="Toolkit's packages", spec=spec, address=address)
-    described(name="GPUs described", gpus=gpus, address=address)
+    deferred = not may_reboot(data)
+    described(name="GPUs described", gpus=gpus, address=address, deferred=deferred)

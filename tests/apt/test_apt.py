@@ -1,5 +1,7 @@
 """Packages: names, what is missing, when the lists are fetched."""
 
+import shlex
+
 import pytest
 
 from homeport.apt import (
@@ -37,12 +39,16 @@ def test_lists_are_fetched_when_absent_or_older_than_a_day(
     assert ("\nrefresh || stop\n" in command) is fetched
 
 
-@pytest.mark.parametrize(("version", "done"), [("8.14", False), ("8.15", True), ("8.13", True)])
+@pytest.mark.parametrize(
+    ("version", "done"),
+    [("8.14", False), ("8.15", True), ("8.13", True), ("8.*", False), ("7.*", True)],
+)
 def test_a_package_in_a_version(version: str, done: bool) -> None:
     command = install_command([f"curl={version}"], FRESH)
     assert (command is not None) is done
     if command:
-        assert f" --allow-downgrades --allow-change-held-packages curl={version}" in command
+        package = shlex.quote(f"curl={version}")
+        assert f" --allow-downgrades --allow-change-held-packages {package}" in command
     assert "--allow" not in (install_command(["jq"], FRESH) or "--allow")
 
 

@@ -324,9 +324,57 @@ def test_the_versions_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir(parents=True)
     (folder / "nvidia-current-modeset.ko.xz").touch()
     monkeypatch.setattr(nvidia, "run", lambda *words: Ran(0, f"of {words[-1]}\n", ""))
-    assert nvidia.module_version("6.12.48-amd64") == ""
+    assert nvidia.module_file("6.12.48-amd64") == ""
     (folder / "nvidia-current.ko.xz").touch()
-    assert nvidia.module_version("6.12.48-amd64") == f"of {folder}/nvidia-current.ko.xz"
+    module = nvidia.module_file("6.12.48-amd64")
+    assert module == f"{folder}/nvidia-current.ko.xz"
+    assert (nvidia.modinfo(module, "version"), nvidia.modinfo("", "version")) == (
+        f"of {module}",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "signed", "key", "known", "refused"),
+    [
+        ("SecureBoot enabled", "0A:FF:31", b"\x02\x03\x0a\xff\x31", "is not enrolled", True),
+        ("SecureBoot enabled", "0A:FF:31", b"\x0a\xff\x31", "is already enrolled", False),
+        ("SecureBoot enabled", "0A:FF:31", b"another", "is not enrolled", False),
+        ("SecureBoot enabled", "", b"any", "is not enrolled", False),
+        ("SecureBoot disabled", "0A:FF:31", b"\x0a\xff\x31", "is not enrolled", False),
+        (
+            "SecureBoot enabled\nSecureBoot validation is disabled in shim",
+            "0A:FF:31",
+            b"\x0a\xff\x31",
+            "is not enrolled",
+            False,
+        ),
+        ("", "0A:FF:31", b"\x0a\xff\x31", "", False),
+    ],
+    ids=["unknown", "enrolled", "somebody else's", "nobody's", "off", "not checked", "no mokutil"],
+)
+def test_a_module_that_secure_boot_will_not_let_in(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    signed: str,
+    key: bytes,
+    known: str,
+    refused: bool,
+) -> None:
+    said = {"--sb-state": state, "sig_key": signed, "--test-key": f"x {known}"}
+
+    def run(*words: str) -> Ran:
+        return Ran(0, next((out for word, out in said.items() if word in words), "") + "\n", "")
+
+    path = tmp_path / "mok.pub"
+    path.write_bytes(key)
+    monkeypatch.setattr(nvidia, "SIGNERS", (tmp_path / "absent", path))
+    monkeypatch.setattr(nvidia, "run", run)
+    found = nvidia.unknown_signer("/lib/nvidia.ko")
+    assert found == (str(path) if refused else "")
+    refusals = nvidia.reboot_refusals({**AGREES, "unknown_signer": found})
+    assert [f"`mokutil --import {path}`" in one for one in refusals] == [True] * refused
 
 
 def test_what_dpkg_and_apt_say() -> None:
@@ -344,8 +392,54 @@ def test_what_dpkg_and_apt_say() -> None:
         "http://x.example/ trixie main /etc/apt/sources.list.d/x.list:2 Other Project\n"
     )
     assert nvidia_driver.archives(sites) == [
-        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"]
+        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", ""]
     ]
+
+
+STANZAS = """\
+# a header
+
+# Signed-By: /no.gpg
+Types: deb
+Enabled: no
+
+Types: deb
+signed-by: /a.gpg
+URIs: http://a.example/debian
+
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ mQ
+Types: deb
+"""
+LINES = (
+    "# a header\n\ndeb [arch=amd64 signed-by=/b.gpg] http://b.example/ s main\ndeb http://c/ s main"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "value"),
+    [
+        ("x.sources", 1, ""),
+        ("x.sources", 2, "/a.gpg"),
+        ("x.sources", 3, "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQ"),
+        ("x.sources", 4, ""),
+        ("x.list", 3, "/b.gpg"),
+        ("x.list", 4, ""),
+        ("x.list", 5, ""),
+    ],
+)
+def test_the_key_of_an_entry(tmp_path: Path, name: str, number: int, value: str) -> None:
+    (tmp_path / "x.sources").write_text(STANZAS)
+    (tmp_path / "x.list").write_text(LINES)
+    assert nvidia_driver.signed_by(f"{tmp_path / name}:{number}") == value
+
+
+def test_an_apt_that_cannot_read_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Ran(100, "", "E: Conflicting values set for option Signed-By\n")
+    monkeypatch.setattr(nvidia_driver, "run", lambda *_: said)
+    assert "Conflicting" in nvidia_driver.observe([], "/no/such/key")["apt_error"]
 
 
 def test_what_we_hold_is_remembered_and_released(

@@ -1,6 +1,7 @@
 """NVIDIA: what is refused, which packages make the driver, and what is done about a difference."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from homeport import own_files
 from homeport.pins import Gpu, bind, find
 from homeport.spec import SpecError
 from homeport.targets import Target
+from homeport_node import nvidia_driver
 from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED
 from tests.nvidia.fake_nvml import LEFT, RIGHT
 from tests.operations import Words, is_refusal, yielded
@@ -69,7 +71,8 @@ DEBIAN: dict[str, Any] = {
     "machine": "x86_64",
     "kernel": "6.12.48+deb13-amd64",
     "packages": {"linux-image-amd64": {"version": "6.12.48-1", "held": False}},
-    "archives": [["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"]],
+    "archives": [["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", ""]],
+    "apt_error": "",
     "files": {},
     "key": [],
     "held_by_us": [],
@@ -126,18 +129,20 @@ FRESH = {"installed": VERSIONS, "lists_age": 10.0}
             Nvidia(branch=570),
             UBUNTU,
             "nvidia-dkms-570-server libnvidia-compute-570-server nvidia-compute-utils-570-server "
-            "nvidia-utils-570-server linux-headers-generic-hwe-24.04",
+            "nvidia-utils-570-server linux-headers-6.14.0-29-generic "
+            "linux-headers-generic-hwe-24.04",
         ),
         (
             NVIDIAS,
             UBUNTU,
             "nvidia-dkms-580-open libnvidia-compute-580 nvidia-utils-580 nvidia-persistenced "
-            "linux-headers-generic-hwe-24.04",
+            "linux-headers-6.14.0-29-generic linux-headers-generic-hwe-24.04",
         ),
         (
             Nvidia(driver="nvidia", branch=595),
             UBUNTU,
-            "nvidia-dkms libnvidia-compute nvidia-persistenced linux-headers-generic-hwe-24.04",
+            "nvidia-dkms libnvidia-compute nvidia-persistenced linux-headers-6.14.0-29-generic "
+            "linux-headers-generic-hwe-24.04",
         ),
     ],
 )
@@ -147,12 +152,44 @@ def test_the_packages(spec: Nvidia, observed: dict[str, Any], names: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("running", "kernels", "names"),
+    [
+        (
+            "6.12.48+deb13-amd64",
+            "linux-image-amd64 linux-image-6.12.48+deb13-amd64 linux-image-6.12.9+deb13-amd64 "
+            "linux-image-6.12.57+deb13-amd64-unsigned linux-image-6.12.57+deb13-amd64-dbg",
+            "linux-headers-6.12.48+deb13-amd64 linux-headers-6.12.57+deb13-amd64 "
+            "linux-headers-amd64",
+        ),
+        ("5.15.0-host", "linux-image-amd64", "linux-headers-amd64"),
+        (
+            "6.8.12-4-pve",
+            "proxmox-default-kernel proxmox-kernel-6.8 proxmox-kernel-6.8.12-4-pve-signed "
+            "proxmox-kernel-6.8.12-15-pve-signed proxmox-kernel-6.8.12-2-pve-signed",
+            "proxmox-default-headers proxmox-headers-6.8 proxmox-headers-6.8.12-15-pve "
+            "proxmox-headers-6.8.12-4-pve",
+        ),
+        (
+            "6.14.0-29-generic",
+            "linux-image-unsigned-6.14.0-29-generic",
+            "linux-headers-6.14.0-29-generic",
+        ),
+    ],
+)
+def test_the_headers_of_this_kernel_and_of_the_next(running: str, kernels: str, names: str) -> None:
+    shown = "".join(f"ii \t{name}\t1\n" for name in kernels.split())
+    observed = {"kernel": running, "packages": nvidia_driver.packages(shown)}
+    assert " ".join(packages.headers(observed)) == names
+
+
+@pytest.mark.parametrize(
     ("spec", "observed", "cause"),
     [
         (SPEC, {**DEBIAN, "os": {"ID": "alpine", "VERSION_ID": "3"}}, "of alpine 3 are not known"),
         (NVIDIAS, {**DEBIAN, "machine": "riscv64"}, "no repository for riscv64"),
         (Nvidia(branch=550), DEBIAN, "one version of the driver only"),
         (SPEC, UBUNTU, "Ubuntu has several"),
+        (SPEC, {**DEBIAN, "apt_error": "E: Conflicting"}, "cannot read its sources: E: Conf"),
     ],
 )
 def test_a_driver_that_this_node_cannot_have(
@@ -165,9 +202,9 @@ def test_a_driver_that_this_node_cannot_have(
 
 def test_debians_non_free_comes_from_where_main_does() -> None:
     archives = [
-        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list"],
-        ["http://d.example/debian/", "trixie", "non-free-firmware", "/etc/apt/sources.list"],
-        ["http://d.example/debian/", "trixie", "non-free", packages.SOURCES],  # ours
+        ["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", "/d.gpg"],
+        ["http://d.example/debian/", "trixie", "non-free-firmware", "/etc/apt/x.list", "/d.gpg"],
+        ["http://d.example/debian/", "trixie", "non-free", packages.SOURCES, "/ours.gpg"],
     ]
     files = packages.apt_files(SPEC, {**DEBIAN, "archives": archives})
     assert files[packages.SOURCES].splitlines()[1:] == [
@@ -175,10 +212,15 @@ def test_debians_non_free_comes_from_where_main_does() -> None:
         "URIs: http://d.example/debian/",
         "Suites: trixie",
         "Components: contrib non-free",
-        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg",
+        "Signed-By: /d.gpg",
     ]
-    whole = [["u", "s", part, "f"] for part in ("main", *packages.NON_FREE)]
+    # apt takes a key there and none here for two different ones.
+    assert "Signed-By" not in packages.apt_files(SPEC, DEBIAN)[packages.SOURCES]
+    whole = [["u", "s", part, "f", ""] for part in ("main", *packages.NON_FREE)]
     assert packages.apt_files(SPEC, {**DEBIAN, "archives": whole}) == {}
+    unread = {"archives": [], "files": {packages.SOURCES: "ours"}}
+    assert packages.apt_files(SPEC, {**DEBIAN, **unread}) == {packages.SOURCES: "ours"}
+    assert packages.apt_files(SPEC, {**DEBIAN, "archives": []}) == {}
     assert packages.apt_files(Nvidia(branch=570), UBUNTU) == {}
 
 
@@ -189,7 +231,7 @@ def test_nvidias_repository_gives_its_driver_of_one_branch_and_nothing_else() ->
     assert f"Signed-By: {packages.KEY}" in lines
     assert lines[2].endswith("/compute/cuda/repos/ubuntu2404/x86_64/")
     pins = files[packages.PREFERENCES].split("\n\n")
-    assert "Pin: version 580.*\nPin-Priority: 900" in pins[0]
+    assert "Pin: version 580.*\nPin-Priority: 1001" in pins[0]
     assert 'Package: *\nPin: origin "developer.download.nvidia.com"\nPin-Priority: -1' in pins[2]
     assert "Package: dkms\n" in pins[1]
 
@@ -297,7 +339,10 @@ def test_what_is_allowed_or_unknown_is_not_refused(observed: dict[str, Any]) -> 
             {**BARE, "cards": [], "error": "RM has detected", "mismatch": True},
             ["driver/library version mismatch", "reboot the node"],
         ),
-        ({**BARE, "cards": [], "error": "Driver Not Loaded"}, ["Driver Not Loaded", "journalctl"]),
+        (
+            {**BARE, "cards": [], "error": "Driver Not Loaded"},
+            ["Driver Not Loaded", "|Loading of|Lockdown"],
+        ),
         (
             {
                 **BARE,
@@ -408,6 +453,15 @@ SMI_GONE = {
     **INSTALLED,
     "packages": {k: v for k, v in INSTALLED["packages"].items() if k != "nvidia-smi"},
 }
+OF_580 = dict.fromkeys(packages.wanted(NVIDIAS, DEBIAN), "580.65.06-1")
+NVIDIAS_580 = {
+    **INSTALLED,
+    "packages": {
+        **DEBIAN["packages"],
+        **{name: {"version": version, "held": True} for name, version in OF_580.items()},
+    },
+}
+FRESH_580 = {"installed": OF_580, "lists_age": 10.0}
 NO_SMI = {**FRESH, "installed": {k: v for k, v in VERSIONS.items() if k != "nvidia-smi"}}
 
 
@@ -436,6 +490,13 @@ NO_SMI = {**FRESH, "installed": {k: v for k, v in VERSIONS.items() if k != "nvid
             [{**SMI_GONE, "held_by_us": []}, NO_SMI],
             {"spec": SPEC},
             ["export DEBIAN"],
+        ),
+        (driver.installed, [NVIDIAS_580, FRESH_580], {"spec": NVIDIAS}, []),
+        (
+            driver.installed,
+            [NVIDIAS_580, FRESH_580],
+            {"spec": dataclasses.replace(NVIDIAS, branch=570)},
+            ["python3 - <<", "export DEBIAN"],
         ),
         (driver.held, [INSTALLED], {"spec": SPEC}, []),
         (driver.held, [DEBIAN], {"spec": SPEC}, []),
@@ -468,6 +529,21 @@ def test_operations(
     assert len(found) == len(commands), found
     for one, start in zip(found, commands, strict=True):
         assert one.startswith(start)
+
+
+def test_another_branch_is_installed_though_older() -> None:
+    spec = dataclasses.replace(NVIDIAS, branch=570)
+    *_, install = yielded(driver.installed, NVIDIAS_580, FRESH_580, spec=spec)
+    names = "'nvidia-driver-cuda=570.*' 'nvidia-kernel-open-dkms=570.*' 'nvidia-persistenced=570.*'"
+    assert f"get install --allow-downgrades --allow-change-held-packages {names}" in install
+    assert "linux-headers" not in install
+
+
+def test_another_list_of_nvidias_repository_is_refused() -> None:
+    others = {"other_lists": ["/etc/apt/sources.list.d/cuda.list"]}
+    (said,) = yielded(driver.archives, UBUNTU, others, spec=NVIDIAS)
+    assert is_refusal(said)
+    assert "rm /etc/apt/sources.list.d/cuda.list" in said
 
 
 def test_a_package_that_is_no_longer_held_is_held_again() -> None:

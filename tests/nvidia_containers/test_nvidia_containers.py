@@ -9,9 +9,11 @@ import pytest
 from deploys.nvidia_containers import NvidiaContainers, daemon_values, deploy
 from deploys.nvidia_containers.deploy import LIST_FILE, list_text, unit_text
 from deploys.nvidia_containers.spec import FINGERPRINT, PACKAGES, REPOSITORY, repository
+from homeport import waiting
 from homeport.pins import Gpu
 from homeport.spec import SpecError
 from homeport.targets import Sources
+from homeport_node import apt_key
 from homeport_node import nvidia_containers as aboard
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
 from homeport_node.common import Ran
@@ -62,14 +64,15 @@ def test_docker_is_given_the_runtime() -> None:
 def test_other_lists_of_the_repository_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aboard, "LISTS", tmp_path)
+    monkeypatch.setattr(apt_key, "LISTS", tmp_path)
     own = tmp_path / "homeport.list"
     own.write_text(list_text(REPOSITORY))
     (tmp_path / "debian.sources").write_text("URIs: https://deb.example/debian\n")
     (tmp_path / "off.list").write_text(f"# deb {REPOSITORY}/stable/deb/amd64 /\n")
-    assert aboard.other_lists(REPOSITORY, str(own)) == []
+    assert apt_key.other_lists(REPOSITORY, str(own)) == []
+    assert apt_key.other_lists("", str(own)) == []
     (tmp_path / "theirs.sources").write_text(f"URIs: {REPOSITORY}/stable/deb/amd64/\n")
-    assert aboard.other_lists(REPOSITORY, str(own)) == [str(tmp_path / "theirs.sources")]
+    assert apt_key.other_lists(REPOSITORY, str(own)) == [str(tmp_path / "theirs.sources")]
 
 
 YAML = """cdiVersion: 0.5.0
@@ -247,12 +250,44 @@ def test_another_list_of_the_repository_is_refused() -> None:
     assert "rm /etc/apt/x.list" in said
 
 
+MISMATCH = {"versions": {"loaded": "535.1", "library": "550.1"}, "nouveau": False}
+AGREES = {"versions": {"loaded": "550.1", "library": "550.1"}, "nouveau": False}
+
+
+@pytest.mark.parametrize(
+    ("observed", "driver", "commands"),
+    [
+        (AS_WANTED, MISMATCH, []),
+        (_but(uvm=False, gone=["/x.so"]), MISMATCH, []),
+        (BARE, MISMATCH, ["FileUpload", "systemctl daemon-reload", "systemctl enable"]),
+        (_but(uvm=False), AGREES, ["_module.describe("]),
+    ],
+    ids=["as wanted", "lacking", "bare", "nothing waits"],
+)
+def test_a_run_that_may_not_reboot_leaves_the_description_to_the_boot(
+    observed: dict[str, Any], driver: dict[str, Any], commands: list[str]
+) -> None:
+    waiting.begin()
+    found = yielded(deploy.described, observed, driver, **GPUS, deferred=True)
+    assert len(found) == len(commands), found
+    assert all(words in command for command, words in zip(found, commands, strict=True))
+    named = [] if observed is AS_WANTED or driver is AGREES else ["nvidia_containers"]
+    assert [one.capability for one in waiting.waiting("a node")] == named
+    # And one that may reboot has done so before it comes here: what is still wrong is a fault.
+    if named:
+        assert "_module.describe(" in yielded(deploy.described, observed, driver, **GPUS)[-1]
+
+
 def test_the_list_and_the_unit() -> None:
     text = list_text(MIRROR)
     assert f"deb [signed-by={aboard.KEYRING}] {MIRROR}/stable/deb/$(ARCH) /\n" in text
     for owned in (text, unit_text()):
         assert owned.startswith("# Managed by Homeport (nvidia_containers).")
     assert "Before=docker.service" in unit_text()
+    # /dev/nvidia-uvm is made before the GPUs are described: what is not there is left out.
+    before, _, _ = unit_text().partition("\nExecStart=/usr/bin/nvidia-ctk cdi generate")
+    made = "nvidia-ctk system create-device-nodes --control-devices --load-kernel-modules"
+    assert before.endswith(f"\nExecStartPre=-/usr/bin/{made}")
 
 
 def test_a_machine_without_the_toolkit() -> None:
