@@ -125,6 +125,7 @@ class _Buffering(BaseHTTPRequestHandler):
                 "Authorization": self.headers["Authorization"],
                 "Content-Type": "application/json",
             },
+            timeout=300,  # the whole answer comes at once, on a slow machine late
         )
         self.send_response(answer.status_code)
         self.send_header("Content-Type", answer.headers["Content-Type"])
