@@ -37,7 +37,7 @@ def _python(*arguments: str) -> tuple[str, ...]:
 UNIT = ("-m", "not node and not container and not machine and not soak")
 MACHINE = ("-m", "machine and not soak", "-v", "--durations=15")
 # The tests of these tiers run in two processes: about half of the time goes to these.
-UNIT_HALF = ("tests/drift", "tests/lab")
+UNIT_HALF = ("tests/drift", "tests/lab", "tests/reboot")
 MACHINE_HALF = ("tests/kernel_cmdline", "tests/hotspot")
 
 TIERS = (
