@@ -130,7 +130,8 @@ def confirm() -> "str | None":
         return f"it failed and was taken back: {said[-500:]}"
     if not run("systemctl", "stop", f"{REVERT}.timer").ok:
         return "its timer could not be stopped"
-    if _active(f"{REVERT}.service"):  # a timer that is stopped does not stop what it has started
+    # A timer that is stopped does not stop what it has started, which may be over by now.
+    if _active(f"{REVERT}.service") or (STATE / REVERTED).exists():
         return "it is being taken back"
     shutil.rmtree(STATE, ignore_errors=True)
     return None

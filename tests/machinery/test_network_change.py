@@ -157,6 +157,21 @@ def test_a_way_back_that_has_begun_is_not_called_kept(
     assert state.exists()
 
 
+def test_a_way_back_that_ends_meanwhile_is_not_called_kept(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.mkdir()
+    (state / aboard.DONE).write_text("0")
+
+    def run(*words: str, **_: Any) -> Ran:
+        if words[:2] == ("systemctl", "stop"):
+            (state / aboard.REVERTED).touch()
+        return Ran(0, "", "")
+
+    monkeypatch.setattr(aboard, "run", run)
+    assert aboard.confirm() == "it is being taken back"
+
+
 class Desk:
     """What the node says to each attempt, in order; an exception is raised."""
 
