@@ -4,12 +4,10 @@ only: a bare Debian has no gpg, so OpenPGP is read here (RFC 9580)."""
 import base64
 import binascii
 import hashlib
-import os
-import tempfile
 import urllib.request
 from pathlib import Path
 
-from homeport_node.common import read
+from homeport_node.common import read, write_whole
 
 LISTS = Path("/etc/apt/sources.list.d")
 TIMEOUT = 30  # seconds
@@ -123,16 +121,8 @@ def fetch(url: str, fingerprint: str, keyring: str) -> "str | None":
             f"{url} holds the key {' and '.join(found) or 'of nobody'}, and not {fingerprint} "
             "alone: it is not trusted, and nothing was changed"
         )
-    place = Path(keyring)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".homeport-", dir=place.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(dearmored(data))
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(place)
+        write_whole(Path(keyring), dearmored(data), 0o644)
     except OSError as error:
         return str(error)
     return None

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def read(path: "str | Path") -> "str | None":
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+
+
+def write_whole(path: Path, data: bytes, mode: int) -> None:
+    """Write the file: who looks finds the old or the new one, and never with another mode. Its
+    name begins with a dot until it is whole. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".homeport-", dir=path.parent)  # which makes it 0600
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
 
 
 def sha256_file(path: "str | Path") -> str:

@@ -5,15 +5,13 @@ prints or returns it.
 """
 
 import json
-import os
 import secrets
 import socket
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import SECRETS, read, run
+from homeport_node.common import SECRETS, read, run, write_whole
 
 PROFILE = Path("/etc/NetworkManager/system-connections/homeport-hotspot.nmconnection")
 CONNECTION = "homeport-hotspot"
@@ -68,14 +66,8 @@ def write_profile(profile: str) -> "str | None":
         return fault
     text = profile.replace(WRITTEN_MARK, secrets.token_hex(8)).replace(PSK_MARK, escaped(psk))
     try:
-        PROFILE.parent.mkdir(parents=True, exist_ok=True)
-        # mkstemp makes it 0600; NetworkManager ignores a file whose name begins with a dot.
-        handle, name = tempfile.mkstemp(prefix=".homeport-", dir=PROFILE.parent)
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(PROFILE)
+        # NetworkManager ignores a file whose name begins with a dot.
+        write_whole(PROFILE, text.encode(), 0o600)
     except OSError as error:
         return str(error)
     return None
