@@ -197,7 +197,7 @@ def service(spec: LlamaServer, models_directory: str, commit: str = "") -> Servi
         secrets=(API_KEY,),
         gpus=spec.gpus,
         reads=tuple(f"{models_directory}/{name}" for name in pointers),
-        health=HealthCheck(test=health, interval=5, retries=6, start_period=spec.start_timeout),
+        health=HealthCheck(test=health, start_period=spec.start_timeout),
         trial=trial(spec),
         start_timeout=spec.start_timeout,
     )

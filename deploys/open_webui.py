@@ -147,7 +147,7 @@ def service(spec: OpenWebui, around: Around) -> Service:
         secrets=tuple(name for name in (SECRET_KEY, ADMIN_PASSWORD, around.key) if name),
         # As long as a migration may take: an unhealthy container is recreated, and one that
         # migrates must not be.
-        health=HealthCheck(test=health, interval=5, retries=6, start_period=3600),
+        health=HealthCheck(test=health, start_period=3600),
         depends_on=(around.engine,) if around.engine else (),
         start_timeout=spec.start_timeout,
         stop_grace=60,
