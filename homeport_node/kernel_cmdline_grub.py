@@ -108,6 +108,15 @@ def kernel_arguments(entry: Entry) -> "list[str] | None":
     return None
 
 
+def kernel_release(entry: "Entry | None") -> str:
+    """The release in the name of the kernel's file, "" when the entry starts no Linux kernel."""
+    for line in entry.body if entry else []:
+        words = line.split()
+        if words and words[0] in ("linux", "linuxefi") and len(words) > 1:
+            return words[1].rpartition("/")[2].partition("-")[2]
+    return ""
+
+
 def without(arguments: "list[str]", ours: "list[str]") -> "list[str]":
     """`arguments` less one of each of `ours`, the last one: ours stand behind the others."""
     kept = list(arguments)[::-1]

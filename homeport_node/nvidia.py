@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from homeport_node import kernel_cmdline_grub as grub
 from homeport_node.common import NVIDIA_HELD, read, run
 
 WANTED = "/etc/homeport/nvidia.json"
@@ -27,6 +28,8 @@ ABOARD = "/opt/homeport/current"
 # One of them is there where the inventory wants the capability.
 MANAGED = (Path(NVIDIA_HELD), Path("/etc/systemd/system", UNIT))
 SYS, MODULES, BOOT = Path("/sys"), Path("/lib/modules"), Path("/boot")
+# Kernels that `proxmox-boot-tool kernel pin` chose: for the next boot, and for every one.
+PINS = (Path("/etc/kernel/next-boot-pin"), Path("/etc/kernel/proxmox-boot-pin"))
 # Debian gives the file of the module another name than the module: nvidia-current.ko.
 MODULE_FILE = re.compile(r"nvidia(-current|-tesla(-\d+)?)?(-open)?\.ko(\.(gz|xz|zst))?")
 # What dkms signs modules with: Debian's, and Ubuntu's.
@@ -182,8 +185,15 @@ def library_version(links: "list[Path] | None" = None) -> str:
 
 
 def next_kernel() -> str:
-    """The release of the newest installed kernel: what GRUB and systemd-boot start by default."""
+    """The release of the installed kernel that boots by itself: one that Proxmox pins, else that of
+    GRUB's default entry, else the newest, as systemd-boot and a GRUB nobody configured do."""
     releases = [path.name.removeprefix("vmlinuz-") for path in BOOT.glob("vmlinuz-*")]
+    chosen = [(read(pin) or "").strip() for pin in PINS]
+    if releases and not any(chosen):
+        chosen = [grub.kernel_release(grub.booted_entry())]
+    for one in chosen:
+        if one in releases:
+            return one
     numbers = {one: [int(part) for part in re.findall(r"\d+", one)] for one in releases}
     return max(releases, key=lambda one: numbers[one], default="")
 

@@ -10,6 +10,7 @@ import pynvml
 import pytest
 
 from homeport.lab.nvml import HERE, SOURCE
+from homeport_node import kernel_cmdline_grub as grub
 from homeport_node import nvidia, nvidia_driver, nvidia_settings
 from homeport_node.common import Ran
 from tests.nvidia.fake_nvml import LEFT, RIGHT, FakeCard, FakeNvml
@@ -310,15 +311,47 @@ def test_a_driver_that_is_not_ours_asks_for_nothing(
     assert "is missing" in nvidia.reboot_fault()
 
 
+MENU = """\
+set default="${{saved_entry}}"
+menuentry 'Newest' {{
+	linux	/vmlinuz-6.12.48-amd64 root=/dev/vda1
+}}
+menuentry 'Older' --id old {{
+	linux	/boot/vmlinuz-{older} root=/dev/vda1
+}}
+"""
+
+
+def test_the_kernel_that_boots_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins, menu = (tmp_path / "next-boot-pin", tmp_path / "boot-pin"), tmp_path / "grub.cfg"
+    saved: dict[str, str] = {}
+    monkeypatch.setattr(nvidia, "BOOT", tmp_path)
+    monkeypatch.setattr(nvidia, "PINS", pins)
+    monkeypatch.setattr(grub, "CFG", menu)
+    monkeypatch.setattr(grub, "environment", lambda: saved)
+    assert nvidia.next_kernel() == ""
+    for release in ("6.12.9-amd64", "6.12.48-amd64", "6.1.0-9-amd64"):
+        (tmp_path / f"vmlinuz-{release}").touch()
+    assert nvidia.next_kernel() == "6.12.48-amd64"
+    menu.write_text(MENU.format(older="6.12.9-amd64"))
+    assert nvidia.next_kernel() == "6.12.48-amd64"
+    saved["saved_entry"] = "old"
+    assert nvidia.next_kernel() == "6.12.9-amd64"
+    pins[1].write_text("6.1.0-9-amd64\n")
+    assert nvidia.next_kernel() == "6.1.0-9-amd64"
+    pins[0].write_text("6.12.48-amd64\n")
+    assert nvidia.next_kernel() == "6.12.48-amd64"
+    pins[0].write_text("6.8.0-gone\n")
+    pins[1].unlink()
+    menu.write_text(MENU.format(older="6.8.0-gone"))
+    assert nvidia.next_kernel() == "6.12.48-amd64"
+
+
 def test_the_versions_of_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "libnvidia-ml.so.550.163.01").touch()
     (tmp_path / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.550.163.01")
     assert nvidia.library_version([tmp_path / "libnvidia-ml.so.1"]) == "550.163.01"
     assert nvidia.library_version([]) == ""
-    for release in ("6.12.9-amd64", "6.12.48-amd64", "6.1.0-9-amd64"):
-        (tmp_path / f"vmlinuz-{release}").touch()
-    monkeypatch.setattr(nvidia, "BOOT", tmp_path)
-    assert nvidia.next_kernel() == "6.12.48-amd64"
     monkeypatch.setattr(nvidia, "MODULES", tmp_path)
     folder = tmp_path / "6.12.48-amd64/updates/dkms"
     folder.mkdir(parents=True)
