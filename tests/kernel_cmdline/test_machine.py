@@ -30,13 +30,23 @@ FATAL = {
     "hangs early": "module_blacklist=virtio_blk rootdelay=3600",
     "has no network": "module_blacklist=virtio_net",
 }
+# Each prints what it finds.
 TRACES = """\
-! ls /boot/grub/homeport-trial.cfg /boot/homeport-trial.img /var/lib/homeport/kernel_cmdline.json \\
+ls -d 2>/dev/null /boot/homeport-trial.img /boot/grub/homeport-trial.cfg \\
     /etc/systemd/system/homeport-trial.* /etc/systemd/system/timers.target.wants/homeport-trial.* \\
-    2>/dev/null
-! grub-editenv list | grep next_entry=homeport
-! for fd in /proc/[0-9]*/fd/9; do readlink $fd; done 2>/dev/null | grep sysrq-trigger
+    /var/lib/homeport/kernel_cmdline.json
+grub-editenv list | grep next_entry=homeport
+for fd in /proc/[0-9]*/fd/9; do readlink $fd; done 2>/dev/null | grep sysrq-trigger
+true
 """
+PLANTED = {
+    "touch /boot/grub/homeport-trial.cfg": "rm /boot/grub/homeport-trial.cfg",
+    "touch /etc/systemd/system/homeport-trial.timer": "rm /etc/systemd/system/homeport-trial.timer",
+    "grub-reboot homeport-trial": "grub-editenv - unset next_entry",
+    "systemd-run --unit=planted sh -c 'exec 9>/proc/sysrq-trigger; exec sleep 600'; sleep 5": (
+        "systemctl stop planted"
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +58,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         yield one
 
 
+def left(one: Box) -> list[str]:
+    """What is there of a trial."""
+    return one.machine.succeed(TRACES).splitlines()
+
+
 def settled(one: Box, parameters: str) -> None:
     """The machine has `parameters` in force and by default, nothing foreign lost, no trial left."""
     there = one.cmdline()
@@ -55,7 +70,7 @@ def settled(one: Box, parameters: str) -> None:
     assert {"console=ttyS0", "quiet", "ro"} <= {*there}, "a foreign parameter was lost"
     entry = one.machine.succeed("grep -m1 '^[[:space:]]*linux' /boot/grub/grub.cfg").split()
     assert [p for p in parameters.split() if p not in entry] == []
-    one.machine.succeed(TRACES)
+    assert left(one) == []
 
 
 def test_a_new_command_line_is_tried_kept_and_survives_a_power_cut(made: Box) -> None:
@@ -67,6 +82,14 @@ def test_a_new_command_line_is_tried_kept_and_survives_a_power_cut(made: Box) ->
     code, said, _ = made.converge()
     assert code == 0, said
     assert "0 of" in said.splitlines()[-1], said
+
+
+def test_what_is_left_of_a_trial_would_be_seen(made: Box) -> None:
+    for plant, undo in PLANTED.items():
+        made.machine.succeed(plant)
+        assert len(left(made)) == 1, plant
+        made.machine.succeed(undo)
+    assert left(made) == []
 
 
 # The soak has those that wait longest.
@@ -92,7 +115,7 @@ def test_the_old_entry_is_back_unattended(
         p for p in before if not p.startswith(("homeport.trial", "panic="))
     ]
     assert seconds < UNATTENDED_SECONDS
-    made.machine.succeed(TRACES)
+    assert left(made) == []
     assert made.machine.succeed("systemctl is-system-running") == "running"
 
 
@@ -103,7 +126,7 @@ def test_never_reports_what_waits(made: Box) -> None:
     assert code == 0, said
     assert "nosoftlockup" in said
     assert made.machine.boot_id == boot
-    made.machine.succeed(TRACES)
+    assert left(made) == []
 
 
 # Moments of a change, each with what shows on the node that it has come.
@@ -172,7 +195,7 @@ def test_where_grub_cannot_clear_its_mark_the_change_is_refused(
         assert "lies on lvm" in said
         assert "nothing was changed" in said
         assert one.machine.succeed("sha256sum /boot/grub/grub.cfg /boot/grub/grubenv") == before
-        one.machine.succeed(TRACES)
+        assert left(one) == []
 
 
 def test_what_is_dropped_is_gone_again(made: Box) -> None:
@@ -180,5 +203,6 @@ def test_what_is_dropped_is_gone_again(made: Box) -> None:
     code, said, _ = made.converge()
     assert code == 0, said
     assert GOOD not in made.cmdline()
-    made.machine.succeed("! ls /etc/default/grub.d/*homeport* /etc/grub.d/*homeport* 2>/dev/null")
-    made.machine.succeed(TRACES)
+    ours = made.machine.run("ls /etc/default/grub.d/*homeport* /etc/grub.d/*homeport*").stdout
+    assert ours == b""
+    assert left(made) == []
