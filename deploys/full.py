@@ -41,6 +41,8 @@ reboot.apply(data=host.data, vfio=node.vfio, trial_seconds=node.trial_seconds)
 kernel_cmdline.confirm(spec=node.kernel_cmdline, data=host.data)
 lockup_recovery.apply(spec=node.lockup_recovery)
 vfio.prove(spec=node.vfio, data=host.data)
+# Before all that a GPU is handed to; after a command line on trial was kept.
+nvidia.known(gpus=node.gpus, target=target, data=host.data)
 nvidia_containers.apply(
     spec=node.nvidia_containers, gpus=node.container_gpus, target=target, data=host.data
 )  # before Docker, which looks for it when it starts

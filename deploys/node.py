@@ -122,6 +122,11 @@ class Node(Spec):
         return self.llama_server.gpus if self.llama_server else ()
 
     @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that the inventory names, each once."""
+        return tuple({one.handle: one for one in find(self, Gpu)}.values())
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The host names that lead to this node."""
         return self.caddy.names if self.caddy else ()

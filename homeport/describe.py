@@ -175,12 +175,14 @@ def _gpu_lines(observed: Observed, table: str, asked: Sequence[str]) -> Iterator
     """The table of GPUs: in the driver's order, which is that of the PCI addresses."""
     gpus = observed["gpus"]
     names = assign(asked, len(gpus), "gpu", pair=("left", "right"))
-    if not gpus and not asked:
+    if not gpus:
         yield f"# No GPU answers: {_one_line(observed['gpus_words'])}"
         if observed["nvidia_functions"]:
-            yield "# A GPU's UUID is known to its driver alone: install it, and probe again."
-        yield ""
-        return
+            yield "# A GPU's UUID is known to its driver alone. A converge with nvidia=Nvidia(…) in"
+            yield "# the inventory installs it, and says when to probe again."
+        if not asked:
+            yield ""
+            return
     yield "# Swap the UUIDs where a handle stands for another card."
     yield f"[hosts.{table}.gpus]"
     for handle, gpu in zip(names, gpus, strict=True):

@@ -75,6 +75,16 @@ def _known_hosts(target: Target) -> Path:
     return path
 
 
+def _with_gpus(node: S, target: Target) -> S:
+    """`node`, whose GPUs all have a UUID unless it brings the driver that knows them."""
+    specs = [getattr(node, field.name) for field in dataclasses.fields(node)]  # type: ignore[arg-type]
+    if not any(isinstance(spec, Spec) and spec.brings_driver for spec in specs):
+        for one in find(node, Gpu):
+            if not one.uuid:
+                target.gpu(one.handle)  # raises
+    return node
+
+
 def host_data(node: Spec, target: Target, lock: Lock) -> dict[str, Any]:
     """The pyinfra host data of one node: how to connect, and what to build."""
     carried, missing = without_lacking(node, target)
@@ -84,7 +94,7 @@ def host_data(node: Spec, target: Target, lock: Lock) -> dict[str, Any]:
         "ssh_user": target.user,
         "ssh_known_hosts_file": str(_known_hosts(target)),
         "ssh_strict_host_key_checking": "yes",
-        "node": bind(carried, target, lock),
+        "node": _with_gpus(bind(carried, target, lock), target),
         "target": target,
         "lock": lock,
         "not_exercised": missing,

@@ -24,13 +24,17 @@ IMAGE_NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu(Spec):
-    """One GPU by its handle; `uuid` (as `nvidia-smi -L` prints it) comes from the target."""
+    """One GPU by its handle; `uuid` (as `nvidia-smi -L` prints it) comes from the target.
+
+    It is "" where the target has the handle with nothing beside it, for a node without a driver.
+    """
 
     handle: str
     uuid: str = ""
 
     def bound(self, target: Target, lock: Lock) -> "Gpu":
-        return dataclasses.replace(self, uuid=target.gpu(self.handle))
+        unknown = target.gpus.get(self.handle) == ""
+        return dataclasses.replace(self, uuid="" if unknown else target.gpu(self.handle))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,13 +88,19 @@ class Spec(metaclass=_SpecType):
     ("radio", "boot_loader", …): a target that lists one of them under `lacks` does without the
     capability, and the run reports it as not exercised. `CHECKS_NEED` names what a machine must
     offer for a part of the capability to be shown, and that part in words: a target that lacks it
-    carries the capability all the same, and that part is reported as not exercised.
+    carries the capability all the same, and that part is reported as not exercised. `brings_driver`
+    says that the node may be without NVIDIA's driver, and so its GPUs without known UUIDs, until
+    this capability had its turn.
     """
 
     __slots__ = ()
     STEM: ClassVar[str] = ""
     NEEDS: ClassVar[frozenset[str]] = frozenset()
     CHECKS_NEED: ClassVar[dict[str, str]] = {}
+
+    @property
+    def brings_driver(self) -> bool:
+        return False
 
     @classmethod
     def _stem(cls) -> str:

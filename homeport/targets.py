@@ -25,6 +25,7 @@ TOML, printed by `bin/homeport probe HOST`:
 
 import os
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,9 +163,19 @@ class Target(Spec):
         places = [card.place for card in self.pci.values()]
         self.require("pci", len({*places}) == len(places), "must name each place once")
 
+    @property
+    def probe(self) -> str:
+        """The command that reads the machine anew."""
+        words = ["bin/homeport", "probe", self.address]
+        words += ["--user", self.user] if self.user != "root" else []
+        words += ["--port", str(self.port)] if self.port != 22 else []
+        words += ["--key", self.ssh_key] if self.ssh_key else []
+        return shlex.join(words)
+
     def gpu(self, handle: str) -> str:
         """The UUID of the GPU called `handle`. Raises `SpecError` when the target names none."""
-        return self._hardware("gpus", self.gpus, handle)
+        remedy = "; while it has no driver, nvidia=Nvidia(…) in the inventory brings one"
+        return self._hardware("gpus", self.gpus, handle, remedy)
 
     def radio(self, handle: str) -> str:
         """The MAC address of the radio called `handle`; `SpecError` when the target names none."""
@@ -174,13 +185,14 @@ class Target(Spec):
         """The PCI card called `handle`. Raises `SpecError` when the target names none."""
         return self._hardware("pci", self.pci, handle)
 
-    def _hardware(self, table: str, known: dict[str, T], handle: str) -> T:
+    def _hardware(self, table: str, known: dict[str, T], handle: str, remedy: str = "") -> T:
         if not known.get(handle):
             fail(
                 f"{table}.{handle}",
                 handle,
                 f"is a handle that the targets file of {self.name} does not fill: add it under "
-                f"hosts.{self.name}.{table} (`bin/homeport probe` prints what the machine has)",
+                f"hosts.{self.name}.{table} (`bin/homeport probe` prints what the machine has)"
+                f"{remedy}",
             )
         return known[handle]
 

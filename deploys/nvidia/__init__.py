@@ -8,6 +8,10 @@ next boot. Before a reboot, the module for the kernel that boots next must be th
 of the library, and Secure Boot, where it is on, must know the key that dkms signed it with
 (`reboot_reasons` and `reboot_refusals` in homeport_node/nvidia.py).
 
+A GPU's UUID is known to its driver alone: on a node without one the targets file may leave the
+handles of GPUs empty. The run then installs the driver, reboots, and stops with the command that
+fills them in (`known`).
+
 **The settings** are asked for and set through NVML, by UUID. A limit that a card does not allow is
 refused before the run changes anything, wherever a driver is there to ask. The driver forgets them
 at a reboot, and when no program uses the card: so nvidia-persistenced keeps the cards awake, which
@@ -27,7 +31,7 @@ reference; the units in Debian 13's nvidia-persistenced and Ubuntu's nvidia-comp
 apt_preferences(5); nvidia-ml-py 13.615.71, whose newer setters discard what the library answers.
 """
 
-from deploys.nvidia.deploy import apply, preflight, prepare
+from deploys.nvidia.deploy import apply, known, preflight, prepare
 from deploys.nvidia.facts import DriverState, NvidiaState
 from deploys.nvidia.spec import Card, Nvidia
 from homeport.capability import Capability
@@ -46,6 +50,7 @@ __all__ = [
     "Nvidia",
     "NvidiaState",
     "apply",
+    "known",
     "preflight",
     "prepare",
 ]

@@ -1,11 +1,14 @@
 """The three places in a run where the GPUs' driver and settings have their turn."""
 
+import os
+import shlex
 from typing import Any
 
 from pyinfra.api import deploy
 
 from deploys.nvidia import driver, settings
 from deploys.nvidia.spec import Nvidia
+from homeport.pins import Gpu
 from homeport.targets import Target
 from homeport.waiting import may_reboot
 
@@ -27,6 +30,19 @@ def prepare(spec: Nvidia | None, target: Target) -> None:
         driver.archives(name="Let apt find the driver", spec=spec)
         driver.installed(name="Install the driver", spec=spec)
         driver.held(name="Hold the driver's packages", spec=spec)
+
+
+@deploy("NVIDIA: which GPU is which")
+def known(gpus: tuple[Gpu, ...], target: Target, data: Any) -> None:
+    """Stop where GPUs have no UUID in the targets file: nothing but the driver can tell them, which
+    works now, or after the reboot that a run with this host `data` put off."""
+    handles = tuple(gpu.handle for gpu in gpus if not gpu.uuid)
+    if handles:
+        inventory = shlex.quote(os.path.relpath(data.inventory_file))
+        fill = f"{target.probe} --inventory {inventory} --write"
+        settings.known(
+            name="GPUs known", handles=handles, fill=fill, after_reboot=not may_reboot(data)
+        )
 
 
 @deploy("NVIDIA: the cards")

@@ -170,6 +170,18 @@ def _remove(paths: list[str]) -> StringCommand:
 
 
 @operation()
+def known(handles: tuple[str, ...], fill: str, after_reboot: bool) -> Commands:
+    """The targets file says which GPU each of `handles` is; the command `fill` has it do so."""
+    then = f"`{fill}`, then converge again"
+    yield refuse(
+        f"gpus: {listed(handles)}: no UUID in the targets file, and the driver, which alone knows "
+        f"it, {'works after the reboot that waits' if after_reboot else 'is there now'}",
+        f"reboot the node, then {then}" if after_reboot else then,
+        wanted="every GPU of the inventory has a UUID in the targets file",
+    )
+
+
+@operation()
 def within_limits(spec: Nvidia) -> Commands:
     """Refuse what the cards do not allow, before anything is changed."""
     faults = excess(spec, observed_cards())

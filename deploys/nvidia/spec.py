@@ -80,6 +80,10 @@ class Nvidia(Spec):
         )
 
     @property
+    def brings_driver(self) -> bool:
+        return self.driver != "none"
+
+    @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """What the program aboard is told, by UUID."""
         return {

@@ -32,8 +32,14 @@ class Radio(Spec):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Driver(Spec):
+    brings_driver = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Machine(Spec):
     engine: Engine
+    driver: Driver | None = None
     radio: Radio | None = None
 
 
@@ -61,6 +67,19 @@ def test_a_mirror_replaces_the_registry_alone() -> None:
 def test_a_handle_without_a_target_is_refused() -> None:
     with pytest.raises(SpecError, match=r"gpus\.left: 'left' is a handle that the targets file"):
         bind(ENGINE, target(), Lock())
+
+
+def test_a_gpu_without_a_uuid_is_refused_unless_a_driver_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    there = target(gpus={"left": ""})
+    with pytest.raises(SpecError, match=r"gpus\.left: .*; while it has no driver, nvidia=Nvidia"):
+        host_data(Machine(engine=ENGINE), there, Lock())
+    node = host_data(Machine(engine=ENGINE, driver=Driver()), there, Lock())["node"]
+    assert node.engine.gpus == (Gpu(handle="left"),)
+    with pytest.raises(SpecError, match=r"gpus\.left: 'left' is a handle"):
+        host_data(Machine(engine=ENGINE, driver=Driver()), target(), Lock())
 
 
 def test_a_lock_of_other_patterns_is_refused() -> None:

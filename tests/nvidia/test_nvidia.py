@@ -600,6 +600,18 @@ WORDS: list[Words] = [
         [("packages held at their version: nvidia-smi", "not held")],
     ),
     (
+        settings.known,
+        [{}],
+        {"handles": ("left", "right"), "fill": "bin/homeport probe", "after_reboot": False},
+        [
+            (
+                "every GPU of the inventory has a UUID in the targets file",
+                "gpus: left, right: no UUID in the targets file, and the driver, which alone knows "
+                "it, is there now",
+            )
+        ],
+    ),
+    (
         settings.within_limits,
         [BARE],
         {"spec": Nvidia(cards=(Card(gpu=GPU, power_limit=300),))},
