@@ -6,6 +6,7 @@ programs aboard, against a library that keeps state and fails on demand; the uni
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,6 +109,19 @@ def test_a_limit_that_a_card_does_not_allow_is_refused_on_the_bare_machine(bare:
     left, _ = bare.machine.gpus
     assert f"left ({left.uuid}): power_limit 300 W; the card allows 100 to 280 W" in said
     assert state(bare) == before
+
+
+def test_gpus_that_nobody_could_name_yet_stop_the_run_when_their_driver_is_there(
+    bare: Stage,
+) -> None:
+    filled = bare.targets.read_text()
+    bare.targets.write_text(re.sub('"GPU-[^"]+"', '""', filled))
+    said = refused(bare)
+    bare.targets.write_text(filled)
+    assert "gpus: left, right: no UUID in the targets file, and the driver" in said
+    assert f"bin/homeport probe {bare.machine.address}" in said
+    assert "--inventory" in said
+    bare.machine.succeed(f"test ! -e {WANTED} -a ! -e /opt/homeport/current")
 
 
 @pytest.fixture(scope="module")
