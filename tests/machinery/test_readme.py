@@ -18,11 +18,12 @@ def test_the_table_is_the_codes() -> None:
     assert found[1] == table(capabilities()), "paste what `bin/homeport table` prints"
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_written_of() -> None:
+    texts = README + (ROOT / "CONTRIBUTING.md").read_text()
     missing = [
         name
         for name, command in main.commands.items()
-        if not re.search(rf"`(bin/homeport )?{name}\b", README)
+        if not re.search(rf"`(bin/homeport )?{name}\b", texts)
         and isinstance(command, click.Command)
     ]
     assert missing == []
