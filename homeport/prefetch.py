@@ -98,8 +98,8 @@ def request(commands: list[str], marker: str, seconds: float = SECONDS, cap: int
     Facts with a shortcut come last, many to one process.
     """
     found = _facts(commands)
-    facts = [one for one, short in found if short is None]
-    facts += [{"python": _program(found, batch)} for batch in _batches(found)]
+    facts: list[dict[str, Any]] = [one for one, short in found if short is None]
+    facts += [{"python": _program(found, batch), "shells": True} for batch in _batches(found)]
     asked = {"marker": marker, "facts": facts, "seconds": seconds, "cap": cap}
     return zlib.compress(f"{_source()}\nmain({json.dumps(asked)!r})\n".encode())
 

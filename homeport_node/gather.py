@@ -3,9 +3,10 @@
 The desk sends this file's text and a request over standard input (`homeport/prefetch.py`), so it
 imports nothing but the standard library. Facts only read, so they run side by side. A fact is a
 shell command, or a Python program, which is run in a fork: that saves the start of an interpreter
-(40 ms of processor time), which is most of what ours take. Each has a time limit of its own and a
-cap on its output: one that hangs or talks too much is left out of the answer, and the desk asks
-for it the ordinary way. Nothing is written to the node's disk.
+(40 ms of processor time), which is most of what ours take. What it starts finds what Python makes
+of its environment, unless `shells` says that the program stands for shells. Each fact has a time
+limit of its own and a cap on its output: one that hangs or talks too much is left out of the
+answer, and the desk asks for it the ordinary way. Nothing is written to the node's disk.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import contextlib
 import hashlib  # noqa: F401
 import json
 import os
-import pathlib  # noqa: F401
+import pathlib
 import selectors
 import signal
 import subprocess  # noqa: F401
@@ -52,7 +53,23 @@ def _exit_status(program: str) -> int:
     return 0
 
 
-def _child(fact: "dict[str, str]", out: int, err: int) -> None:
+def _as_without_python() -> None:
+    """Undo for what is started from here what the start of Python changed for it.
+
+    Python ignores two signals, and in the C locale it sets LC_CTYPE to one of UTF-8 (PEP 538):
+    tools would quote names, match bytes and say things in other ways than for a shell. Raises
+    OSError where the kernel does not tell how this process was started.
+    """
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    begun = pathlib.Path("/proc/self/environ").read_bytes().split(b"\0")
+    given = dict(entry.partition(b"=")[::2] for entry in begun).get(b"LC_CTYPE")
+    os.environb.pop(b"LC_CTYPE", None)
+    if given is not None:
+        os.environb[b"LC_CTYPE"] = given
+
+
+def _child(fact: "dict[str, Any]", out: int, err: int) -> None:
     """What a forked process does. Never returns."""
     status = 127
     try:
@@ -60,6 +77,8 @@ def _child(fact: "dict[str, str]", out: int, err: int) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for source, number in ((null, 0), (out, 1), (err, 2)):
             os.dup2(source, number)
+        if "shell" in fact or fact.get("shells"):
+            _as_without_python()
         if "shell" in fact:
             os.execv("/bin/sh", ["sh", "-c", fact["shell"]])
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -70,7 +89,7 @@ def _child(fact: "dict[str, str]", out: int, err: int) -> None:
         os._exit(status)
 
 
-def _start(number: int, fact: "dict[str, str]", seconds: float, selector: Any) -> Running:
+def _start(number: int, fact: "dict[str, Any]", seconds: float, selector: Any) -> Running:
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     pid = os.fork()
@@ -117,7 +136,7 @@ def _give_up(running: Running, selector: Any) -> None:
 
 
 def gather(
-    facts: "list[dict[str, str]]", seconds: float, cap: int, at_once: int
+    facts: "list[dict[str, Any]]", seconds: float, cap: int, at_once: int
 ) -> "list[list[Any] | None]":
     """[exit status, stdout, stderr] of each of `facts`, or None.
 
@@ -158,8 +177,8 @@ def frame(marker: str, answers: "list[Any]") -> bytes:
 
 
 def main(request: str, out: "IO[bytes] | None" = None) -> None:
-    """Answer `request`: {"marker": "…", "facts": [{"shell": "…"}, {"python": "…"}],
-    "seconds": 10, "cap": 1048576}."""
+    """Answer `request`: {"marker": "…", "facts": [{"shell": "…"}, {"python": "…"},
+    {"python": "…", "shells": true}], "seconds": 10, "cap": 1048576}."""
     asked = json.loads(request)
     at_once = max(8, 4 * (os.cpu_count() or 1))
     answers = gather(asked["facts"], asked["seconds"], asked["cap"], at_once)

@@ -2,14 +2,17 @@
 
 import io
 import json
+import os
 import shlex
 import socket
 import subprocess
 import time
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pyinfra.facts.files import FindInFile, Link
 
 from homeport import prefetch
 from homeport.observe import NodeFact, python_program
@@ -22,10 +25,17 @@ class Base(NodeFact):
     stem = "base"
 
 
-def observed(commands: list[str], seconds: float = 5, cap: int = 1 << 20) -> dict[str, Any]:
-    """What the desk makes of `commands`, run here as on a node."""
+def observed(
+    commands: list[str],
+    seconds: float = 5,
+    cap: int = 1 << 20,
+    environment: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """What the desk makes of `commands`, run here as on a node whose session has `environment`."""
     sent = prefetch.request(commands, MARKER, seconds, cap)
-    done = subprocess.run(prefetch.BOOT, shell=True, input=sent, capture_output=True, check=False)
+    done = subprocess.run(
+        prefetch.BOOT, shell=True, env=environment, input=sent, capture_output=True, check=False
+    )
     assert done.stderr == b""
     return prefetch.answers(commands, MARKER, done.stdout)
 
@@ -54,6 +64,62 @@ def test_what_failed_hung_talked_too_much_or_is_no_text_is_left_out() -> None:
     found = observed([hung, good, failed, stuck, loud, binary, unknown], seconds=0.5, cap=200_000)
     assert found.keys() == {good}
     assert time.monotonic() - began < 3
+
+
+# As a Node fact: what the program starts.
+CHARACTER_TYPE = "import subprocess\nsubprocess.run('echo $LC_CTYPE', shell=True)\n"
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"LC_CTYPE": "C"}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "xx_XX.UTF-8"}]
+)
+def test_every_fact_finds_the_locale_that_it_finds_alone(
+    given: dict[str, str], tmp_path: Path
+) -> None:
+    """In a session without LANG, Python sets LC_CTYPE for whatever it starts, and a shell none."""
+    (tmp_path / "link").symlink_to("/etc/café")
+    (tmp_path / "accents").write_text("PORT=é\n")
+    (tmp_path / "latin").write_bytes(b"# \xe9\nPORT=8\n")
+    facts = [
+        Link().command(f"{tmp_path}/link"),
+        FindInFile().command(f"{tmp_path}/accents", "^PORT=.$"),
+        FindInFile().command(f"{tmp_path}/latin", "PORT"),
+        f"grep . {tmp_path}/accents",
+        "echo ${LC_CTYPE-none}",
+        f"python3 - <<'END'\n{CHARACTER_TYPE}END\n",
+    ]
+    commands = [f"sh -c {shlex.quote(str(fact))}" for fact in facts]
+    program = python_program(Base().command(zone="x").get_raw_value())
+    assert program is not None
+    node_fact = Base().command(zone="x").get_raw_value().replace(program, CHARACTER_TYPE)
+    commands.append(f"sh -c {shlex.quote(node_fact)}")
+    assert prefetch.fact(commands[-1])[0] == {"python": CHARACTER_TYPE}
+    environment = {"PATH": os.environ["PATH"], **given}
+    found = observed(commands, environment=environment)
+    for command in commands:
+        alone = subprocess.run(
+            shlex.split(command), env=environment, capture_output=True, text=True, check=False
+        )
+        assert alone.returncode == 0
+        assert found[command].stdout_lines == alone.stdout.splitlines()
+        assert found[command].stderr_lines == alone.stderr.splitlines()
+
+
+def test_one_that_says_what_is_no_text_costs_no_other_its_answer(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"PORT=\xe9\n")
+    (tmp_path / "plain").write_text("PORT=8\n")
+    texts = [FindInFile().command(f"{tmp_path}/{name}", "PORT") for name in ("latin", "plain")]
+    commands = [f"sh -c {shlex.quote(str(text))}" for text in texts]
+    found = observed(commands, environment={"PATH": os.environ["PATH"]})
+    assert found.keys() == {commands[1]}
+
+
+def test_a_shell_fact_is_ended_by_a_closed_pipe() -> None:
+    command = "sh -c 'yes | head -n 1'"
+    assert observed([command])[command].stderr_lines == []
+    ignored = "sh -c 'grep SigIgn /proc/self/status'"
+    alone = subprocess.run(shlex.split(ignored), capture_output=True, text=True, check=False)
+    assert observed([ignored])[ignored].stdout_lines == alone.stdout.splitlines()
 
 
 def test_hanging_ones_are_ended() -> None:
