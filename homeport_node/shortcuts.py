@@ -70,7 +70,8 @@ def _small(path: str) -> "bytes | None":
     if not stat.S_ISREG(found.st_mode) or found.st_size > LARGE:
         return None
     with open(path, "rb") as file:
-        return file.read(LARGE)
+        content = file.read(LARGE + 1)  # it may grow, and those of /proc have no size
+    return content if len(content) <= LARGE else None
 
 
 def sha1(path: str) -> "str | None":
@@ -119,7 +120,8 @@ def accounts() -> "str | None":
         groups = [grp.getgrgid(n).gr_name for n in dict.fromkeys([account.pw_gid, *numbers])]
         said.append(f"{entry}|{groups[0]}|{' '.join(groups)}||{passwords.get(name, '')}\n")
     text = "".join(said)
-    return None if "\\" in text else text  # the shell's echo would take it for an escape
+    # The shell's echo takes a backslash for an escape, and grep what is no text in the locale.
+    return text if text.isascii() and "\\" not in text else None
 
 
 class Units:
@@ -162,8 +164,11 @@ KINDS: "dict[str, Callable[..., str | None]]" = {
 }
 
 
-def answer(kind: str, arguments: "list[str]", command: str) -> "list[Any]":
-    """[exit status, stdout, stderr] of `command`, which is `kind` of `arguments`."""
+def answer(kind: str, arguments: "list[str]", command: str) -> "list[Any] | None":
+    """[exit status, stdout, stderr] of `command`, which is `kind` of `arguments`.
+
+    None when it is run and says what is not UTF-8.
+    """
     try:
         said = KINDS[kind](*arguments)
     except (OSError, ValueError, KeyError):
@@ -173,10 +178,13 @@ def answer(kind: str, arguments: "list[str]", command: str) -> "list[Any]":
     done = subprocess.run(
         ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
-    return [done.returncode, done.stdout.decode(), done.stderr.decode()]
+    try:
+        return [done.returncode, done.stdout.decode(), done.stderr.decode()]
+    except UnicodeDecodeError:
+        return None
 
 
-def answers(asked: "list[list[Any]]") -> "Iterator[list[Any]]":
+def answers(asked: "list[list[Any]]") -> "Iterator[list[Any] | None]":
     """The answer to each [kind, arguments, command] of `asked`."""
     KINDS["unit"] = Units([arguments for kind, arguments, _ in asked if kind == "unit"])
     for kind, arguments, command in asked:

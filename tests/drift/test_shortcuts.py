@@ -1,8 +1,10 @@
 """Shortcuts say what the commands would, byte for byte, or leave them to be run."""
 
+import grp
 import os
 import random
 import shlex
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -36,7 +38,9 @@ def assert_same(text: str, *, short: bool = True) -> None:
     found = shortcuts.shortcut(text)
     assert found is not None, text
     assert aboard.answer(*found, text) == by_shell(text)
-    assert (aboard.answer(*found, "exit 99")[0] == 0) is short, text
+    otherwise = aboard.answer(*found, "exit 99")
+    assert otherwise is not None
+    assert (otherwise[0] == 0) is short, text
 
 
 @pytest.fixture
@@ -83,6 +87,25 @@ def test_the_sums_of_files(tree: Path) -> None:
         assert_same(text_of(Sha1File().command(f"{tree}/{name}")))
     for name in ("directory", "circle"):
         assert_same(text_of(Sha1File().command(f"{tree}/{name}")), short=False)
+
+
+def test_what_lies_about_its_size_is_left_to_the_command(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aboard, "LARGE", 8)
+    assert Path("/proc/version").stat().st_size == 0
+    assert_same(text_of(Sha1File().command("/proc/version")), short=False)
+    assert_same(text_of(FindInFile().command("/proc/version", "Linux")), short=False)
+    (tree / "eight").write_text("PORT=80\n")
+    assert_same(text_of(Sha1File().command(f"{tree}/eight")))
+
+
+def test_accounts_beyond_ascii_are_left_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    if os.getuid() != 0 or aboard.accounts() is None:
+        pytest.skip("this machine's accounts are out of the ordinary, or hidden")
+    monkeypatch.setattr(grp, "getgrgid", lambda _: SimpleNamespace(gr_name="größe"))
+    assert aboard.accounts() is None
 
 
 PATTERNS = ("^PORT=.*$", "PORT", "^PORT=80$", "^.*PORT.*$", "^$", "PORT.=", "HOST=a b", "#", "x/y")
