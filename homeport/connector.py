@@ -8,12 +8,13 @@ What is known of the node, and for how long, is `homeport/memory.py`.
 import contextlib
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import paramiko
-from pyinfra.api import StringCommand, facts
+from pyinfra.api import QuoteString, StringCommand, facts
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.output import echo, format_text
 from pyinfra.api.state import StateStage
@@ -36,6 +37,8 @@ fact_timeout: int | None = None
 
 # Arguments with which a command's text, or its run, may hold a secret or mean something else.
 _UNUSUAL = ("_env", "_get_pty", "_stdin", "_sudo_password", "_su_user", "_success_exit_codes")
+# A user, a password or a token in an address, such as a mirror's.
+_USER_INFO = re.compile(r"://[^/\s]*@")
 
 
 class _Lines:
@@ -81,7 +84,7 @@ class HomeportConnector(SSHConnector):
     def connect(self) -> None:
         if self._memory is not None:
             self._memory.forget()
-        self.lost = self._uploads = ""  # a node that was rebooted has an empty /tmp
+        self.lost = ""
         # pyinfra keeps the channel for files when it connects anew, and would use the closed one.
         self.get_file_transfer_connection.cache.clear()
         super().connect()
@@ -95,38 +98,46 @@ class HomeportConnector(SSHConnector):
             return stdin, _Lines(self.host.name, stdout), stderr
 
         client.exec_command = exec_command  # type: ignore[method-assign]
+        self._remove_uploads()  # of a connection that broke
+        self._uploads = ""  # a node that was rebooted has an empty /tmp
 
-    def disconnect(self) -> None:
+    def _remove_uploads(self) -> None:
         if self._uploads and self.client is not None:
             with contextlib.suppress(OSError, paramiko.SSHException):
                 self.run_shell_command(StringCommand("rm", "-rf", self._uploads))
-            self._uploads = ""
+                self._uploads = ""
+
+    def disconnect(self) -> None:
+        self._remove_uploads()
         if self._memory is not None:
             self._memory.keep(complete=self.host not in self.state.failed_hosts)
             self._memory.forget()
         super().disconnect()
 
-    def _prefetches(self) -> bool:
-        wanted = self.host.data.get("homeport_prefetch", True)
-        return os.environ.get("HOMEPORT_PREFETCH", "1") != "0" and bool(wanted)
-
     @property
     def memory(self) -> Memory:
-        """What is known of this node. Without a deploy file, as in `pyinfra … exec`, no record."""
+        """What is known of this node."""
         if self._memory is None:
-            deploy = getattr(self.state, "current_deploy_filename", None)
-            record = None
-            if deploy and self._prefetches():
-                key = {
-                    "inventory": self.host.data.get("inventory_file"),
-                    "host": self.host.name,
-                    "address": [self.data["ssh_hostname"], self.data["ssh_port"]],
-                    "user": self.data["ssh_user"],
-                    "sudo": bool(self.host.data.get("_sudo") or self.state.config.SUDO),
-                }
-                record = Record(key, deploy)
-            self._memory = Memory(record)
+            try:
+                self._memory = Memory(self._record())
+            except (OSError, RuntimeError):  # a file of the deploys vanished, or there is no home
+                self._memory = Memory(None)
         return self._memory
+
+    def _record(self) -> Record | None:
+        """None when it is switched off, and without a deploy file, as in `pyinfra … exec`."""
+        deploy = getattr(self.state, "current_deploy_filename", None)
+        wanted = self.host.data.get("homeport_prefetch", True)
+        if not deploy or not wanted or os.environ.get("HOMEPORT_PREFETCH", "1") == "0":
+            return None
+        key = {
+            "inventory": self.host.data.get("inventory_file"),
+            "host": self.host.name,
+            "address": [self.data["ssh_hostname"], self.data["ssh_port"]],
+            "user": self.data["ssh_user"],
+            "sudo": bool(self.host.data.get("_sudo") or self.state.config.SUDO),
+        }
+        return Record(key, deploy)
 
     def _fact_text(self, command: StringCommand, arguments: dict[str, Any]) -> str | None:
         """The text that the node is to run for a fact; None when that must not be remembered."""
@@ -137,7 +148,8 @@ class HomeportConnector(SSHConnector):
         plain = {k: v for k, v in arguments.items() if k not in (*_UNUSUAL, "_timeout")}
         unix = make_unix_command(command, **plain)
         text = unix.get_raw_value()
-        return text if text == unix.get_masked_value() else None
+        hidden = text != unix.get_masked_value() or _USER_INFO.search(text)
+        return None if hidden else text
 
     def _ask(self, commands: list[str]) -> dict[str, Any]:
         assert self.client is not None
@@ -201,7 +213,12 @@ class HomeportConnector(SSHConnector):
             echo(f"{prefix}{words}", err=True)
 
     def get_file(self, *args: Any, **kwargs: Any) -> bool:
-        """As pyinfra's; ends what is known."""
+        """As pyinfra's; ends what is known.
+
+        Not for another user's files: pyinfra makes a copy that everybody on the node may read.
+        """
+        if kwargs.get("_sudo") or kwargs.get("_su_user"):
+            raise NotImplementedError("files are fetched as the connecting user only")
         self.memory.change()
         with self._in_words():
             return bool(super().get_file(*args, **kwargs))
@@ -215,14 +232,20 @@ class HomeportConnector(SSHConnector):
         print_input: bool = False,
         **arguments: Unpack[ConnectorArguments],
     ) -> bool:
-        """Upload a file; for a user with sudo, by way of a directory that only that user enters.
+        """Upload a file; for a user with sudo, by way of a directory that nobody else enters.
 
         pyinfra's own way is a name in /tmp that can be foretold, and read by everybody.
         """
         self.memory.change()
         if arguments.get("_sudo"):
             name = hashlib.sha256(remote_filename.encode()).hexdigest()[:16]
-            remote_temp_filename = f"{self._upload_directory()}/{name}"
+            directory = self._upload_directory()
+            remote_temp_filename = f"{directory}/{name}"
+            if user := arguments.get("_sudo_user"):
+                # As pyinfra has that user read the file, which fails in words when this did.
+                self.run_shell_command(
+                    StringCommand("setfacl", "-m", QuoteString(f"u:{user}:x"), directory)
+                )
         with self._in_words():
             return super().put_file(
                 filename_or_io,

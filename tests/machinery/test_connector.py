@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from pyinfra.connectors import ssh
 from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from homeport import alive
 from homeport import connector as connectors
 from homeport.alive import PEER_TIMEOUT, nodelay
 from homeport.connector import HomeportConnector
+from homeport.memory import Memory
 
 
 def test_the_kernel_gives_up_a_peer_that_does_not_answer() -> None:
@@ -72,3 +74,77 @@ def test_after_a_reconnect_files_go_over_the_new_connection(
         connector.connect()
         assert connector.get_file_transfer_connection() == wanted
         assert connector.get_file_transfer_connection() == wanted
+
+
+class Uploads(HomeportConnector):
+    """Notes the commands that go to the node; those in `broken` find no connection."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.broken = False
+        self.client: Any = SimpleNamespace(get_transport=lambda: None, exec_command=print)
+        self.data: Any = {}
+        self.host: Any = SimpleNamespace(name="iona")
+
+    def run_shell_command(self, command: Any, *_: Any, **arguments: Any) -> Any:
+        self.commands.append(str(command))
+        if self.broken:
+            raise alive.ConnectionLost("cut off")
+        return True, CommandOutput([OutputLine("stdout", "/tmp/homeport-0123456789")])
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> Uploads:
+    def put_file(self: Any, _io: Any, _name: str, temporary: str, *_: Any, **__: Any) -> bool:
+        self.commands.append(f"upload {temporary.rpartition('/')[0]}")
+        return True
+
+    monkeypatch.setattr(SSHConnector, "put_file", put_file)
+    monkeypatch.setattr(SSHConnector, "connect", lambda _: None)
+    monkeypatch.setattr(SSHConnector, "disconnect", lambda _: None)
+    monkeypatch.setattr(connectors, "keep_alive", lambda _: None)
+    made = Uploads()
+    made._memory = Memory(None)
+    made.data = {"ssh_hostname": "192.0.2.1"}
+    made.state = SimpleNamespace(failed_hosts=())  # type: ignore[assignment]
+    return made
+
+
+MADE = ["mktemp -d /tmp/homeport-XXXXXXXXXX"]
+REMOVED = ["rm -rf /tmp/homeport-0123456789"]
+
+
+def test_another_user_enters_the_directory_of_what_is_uploaded_for_it(uploads: Uploads) -> None:
+    uploads.put_file("a", "/etc/a", _sudo=True)
+    assert uploads.commands == [*MADE, "upload /tmp/homeport-0123456789"]
+    uploads.commands.clear()
+    uploads.put_file("a", "/srv/a", _sudo=True, _sudo_user="kim")
+    assert uploads.commands == [
+        "setfacl -m u:kim:x /tmp/homeport-0123456789",
+        "upload /tmp/homeport-0123456789",
+    ]
+
+
+def test_what_was_uploaded_goes_with_the_connection_or_with_the_next(uploads: Uploads) -> None:
+    uploads.put_file("a", "/etc/a", _sudo=True)
+    uploads.broken = True
+    uploads.disconnect()
+    uploads.broken = False
+    uploads.commands.clear()
+    uploads.connect()
+    assert uploads.commands == REMOVED
+    uploads.disconnect()
+    uploads.connect()
+    assert uploads.commands == REMOVED
+    uploads.put_file("a", "/etc/a", _sudo=True)
+    uploads.disconnect()
+    assert uploads.commands == [*REMOVED, *MADE, "upload /tmp/homeport-0123456789", *REMOVED]
+
+
+@pytest.mark.parametrize("arguments", [{"_sudo": True}, {"_su_user": "kim"}])
+def test_no_file_is_copied_to_where_everybody_reads_it(
+    arguments: dict[str, Any], uploads: Uploads
+) -> None:
+    with pytest.raises(NotImplementedError, match="as the connecting user only"):
+        uploads.get_file("/etc/shadow", "shadow", **arguments)
+    assert uploads.commands == []

@@ -12,7 +12,7 @@ from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from homeport import connector, memory, prefetch
+from homeport import connector, memory, prefetch, record
 from homeport.connector import HomeportConnector
 from homeport.record import Record
 
@@ -197,6 +197,49 @@ def test_what_may_hold_a_secret_or_means_something_else_is_not_recorded(
     assert "s3cret" not in texts[0]
 
 
+@pytest.mark.parametrize("user", ["bob:s3cret@", "s3cret@", "bob:s3'cret@", ":s3cret@"])
+def test_an_address_with_credentials_is_not_recorded(user: str, node: Node, tmp_path: Path) -> None:
+    host = begin()
+    host.get_fact(Text, text="https://mirror.example/a@b")
+    assert host.get_fact(Text, text=f'"https://{user}mirror.example/apt"')
+    host.disconnect()
+    texts = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert len(texts) == 1
+    assert "mirror.example/a@b" in texts[0]
+    assert "cret" not in texts[0]
+
+
+def _lock(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Emacs marks a file that is edited."""
+    monkeypatch.setattr(record, "ROOT", root)
+    (root / "deploys").mkdir()
+    (root / "deploys" / ".#full.py").symlink_to("kim@desk.4242:1795290000")
+
+
+def _no_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "file"))
+
+
+def _no_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody-of-that-name").expanduser())
+
+
+@pytest.mark.parametrize("spoil", [_lock, _no_cache, _no_home])
+def test_where_no_record_can_be_kept_facts_are_asked_one_by_one(
+    spoil: Any, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn("one")
+    record.content.cache_clear()
+    spoil(tmp_path, monkeypatch)
+    host = begin()
+    assert host.get_fact(Text, text="one") == "then echo one"
+    host.disconnect()
+    record.content.cache_clear()
+    assert node.together == []
+
+
 def test_only_facts_are_recorded(node: Node) -> None:
     host = begin()
     host.get_fact(Text, text="one")
@@ -288,6 +331,6 @@ def test_two_runs_at_once_leave_a_whole_record(node: Node) -> None:
     second.get_fact(Text, text="two")
     first.disconnect()
     second.disconnect()
-    record: Record | None = begin().connector.memory.record  # type: ignore[attr-defined]
-    assert record is not None
-    assert record.read() == ["sh -c 'echo two'"]
+    kept: Record | None = begin().connector.memory.record  # type: ignore[attr-defined]
+    assert kept is not None
+    assert kept.read() == ["sh -c 'echo two'"]
