@@ -112,6 +112,14 @@ def _lines(name: str, text: str) -> list[OutputLine]:
     return [OutputLine(name, line) for line in lines]
 
 
+def _succeeded(value: Any) -> bool:
+    """Whether `value` is an answer, and one of a command that succeeded."""
+    match value:
+        case [0, str(), str()]:
+            return True
+    return False
+
+
 def answers(commands: list[str], marker: str, received: bytes) -> dict[str, CommandOutput]:
     """The output of each command that succeeded. Empty when the frame is not whole."""
     _, found, rest = received.partition(marker.encode())
@@ -120,43 +128,54 @@ def answers(commands: list[str], marker: str, received: bytes) -> dict[str, Comm
         if length < 0:
             return {}
         # zlib's own checksum finds what is cut short.
-        values: list[list[Any] | None] = json.loads(zlib.decompress(rest[8 : 8 + length]))
-    except (ValueError, zlib.error):
+        values = json.loads(zlib.decompress(rest[8 : 8 + length]))
+    except (ValueError, RecursionError, zlib.error):
         return {}
     facts = _facts(commands)
     batches = _batches(facts)
-    if len(values) != len(commands) - sum(map(len, batches)) + len(batches):
+    first = len(commands) - sum(map(len, batches))
+    if not isinstance(values, list) or len(values) != first + len(batches):
         return {}
-    first = len(values) - len(batches)
     plain = [place for place, (_, short) in enumerate(facts) if short is None]
     placed = dict(zip(plain, values[:first], strict=True))
     for batch, value in zip(batches, values[first:], strict=True):
-        said = value[1] if value is not None and value[0] == 0 else ""
+        said = value[1] if _succeeded(value) else ""
         placed |= zip(batch, shortcuts.expanded(said, len(batch)), strict=True)
     return {
         command: CommandOutput(_lines("stdout", value[1]) + _lines("stderr", value[2]))
         for command, value in ((one, placed[place]) for place, one in enumerate(commands))
-        if value is not None and value[0] == 0
+        if _succeeded(value)
     }
+
+
+def _left(deadline: float) -> float:
+    """Seconds until `deadline`. Raises `TimeoutError` once it is past."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    return left
 
 
 def _exchange(transport: Any, boot: str, sent: bytes, deadline: float) -> bytes:
     """Send to `boot` over `transport`, and read until it closes. Raises OSError, SSHException."""
-    channel = transport.open_session(timeout=deadline - time.monotonic())
+    channel = transport.open_session(timeout=_left(deadline))
     try:
         # One stream: stderr, if any, comes before the frame and is not part of it.
         channel.set_combine_stderr(True)
-        channel.settimeout(max(0.1, deadline - time.monotonic()))
         channel.exec_command(boot)
-        channel.sendall(sent)
+        while sent:
+            channel.settimeout(_left(deadline))
+            sent = sent[channel.send(sent) :]
         channel.shutdown_write()
         received = bytearray()
-        while chunk := channel.recv(1 << 18):
+        while True:
+            channel.settimeout(_left(deadline))
+            chunk = channel.recv(1 << 18)
+            if not chunk:
+                return bytes(received)
             received += chunk
             if len(received) > ANSWER_CAP:
                 raise OSError("the answer is too large")
-            channel.settimeout(max(0.1, deadline - time.monotonic()))
-        return bytes(received)
     finally:
         channel.close()
 
@@ -167,6 +186,8 @@ def ask(transport: Any, commands: list[str], deadline: float = DEADLINE) -> dict
     `deadline` is in seconds from now. Nothing is raised: what is not in the answer is to be asked
     by itself, and says then what is wrong.
     """
+    if transport is None:  # the connection was closed meanwhile
+        return {}
     marker = secrets.token_hex(16)
     boot = elevation(commands) + BOOT
     try:

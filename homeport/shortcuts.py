@@ -112,11 +112,11 @@ def program(asked: list[tuple[Shortcut, str]]) -> str:
     return _source() + _END.format(asked=json.dumps(values))
 
 
-def expanded(said: str, count: int) -> list[list[Any] | None]:
+def expanded(said: str, count: int) -> list[Any]:
     """The `count` answers that `program` printed; none of them when it was cut short."""
     try:
         values = json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):
         return [None] * count
     good = isinstance(values, list) and len(values) == count
     return values if good else [None] * count

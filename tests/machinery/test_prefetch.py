@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyinfra.facts.files import FindInFile, Link
+from pyinfra.facts.files import FindInFile, Link, Sha1File
 
 from homeport import prefetch
 from homeport.observe import NodeFact, python_program
@@ -205,13 +205,16 @@ def test_one_sudo_serves_all_when_all_want_the_same() -> None:
     assert prefetch.elevation([]) == ""
 
 
-def framed(values: list[Any]) -> bytes:
+def framed(values: Any) -> bytes:
     return gather.frame(MARKER, values)
 
 
 def test_noise_around_the_frame_does_no_harm() -> None:
     received = b"welcome\n" + framed([[0, "yes\n", ""]]) + b"bye\n"
     assert prefetch.answers(["a"], MARKER, received)["a"].stdout_lines == ["yes"]
+
+
+DEEP = zlib.compress(b"[" * 100_000)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +226,16 @@ def test_noise_around_the_frame_does_no_harm() -> None:
         framed([[0, "yes\n", ""]]).replace(MARKER.encode(), b"f" * 32),
         framed([]),
         framed([[0, "", ""], [0, "", ""]]),
+        framed([1]),
+        framed([[0]]),
+        framed([[0, None, ""]]),
+        framed([[0, "yes\n", ["no"]]]),
+        framed([["0", "yes\n", ""]]),
+        framed([{"0": 0}]),
+        framed([[3, "yes\n", ""]]),
+        framed(5),
+        framed({"a": [0, "yes\n", ""]}),
+        MARKER.encode() + b"%08x" % len(DEEP) + DEEP,
         MARKER.encode() + b"zzzzzzzz",
         MARKER.encode() + b"-0000001",
         MARKER.encode() + b"00000003abc",
@@ -231,6 +244,13 @@ def test_noise_around_the_frame_does_no_harm() -> None:
 )
 def test_an_answer_that_is_not_whole_is_none(received: bytes) -> None:
     assert prefetch.answers(["a"], MARKER, received) == {}
+
+
+@pytest.mark.parametrize("said", [[0], [0, '[[0, 1, ""]]', ""], [0, "[5]", ""], [0, "{}", ""]])
+def test_a_batch_that_answers_nonsense_answers_nothing(said: list[Any]) -> None:
+    command = f"sh -c {shlex.quote(str(Sha1File().command('/etc/passwd')))}"
+    assert prefetch.fact(command)[1] is not None
+    assert prefetch.answers([command], MARKER, framed([said])) == {}
 
 
 def test_the_program_writes_one_frame() -> None:
@@ -243,6 +263,9 @@ def test_the_program_writes_one_frame() -> None:
 class Channel:
     """An ssh channel over which nothing, or too much, or a broken connection comes."""
 
+    pause = 0.0  # seconds before each chunk
+    most = 1000  # bytes that are taken at once
+
     def __init__(self, fails: type[Exception] | None, chunk: bytes) -> None:
         self.fails, self.chunk, self.closed = fails, chunk, False
         self.commands: list[str] = []
@@ -250,12 +273,17 @@ class Channel:
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
+    def send(self, data: bytes) -> int:
+        time.sleep(self.pause)
+        return min(len(data), self.most)
+
     def exec_command(self, command: str) -> None:
         self.commands.append(command)
 
     def recv(self, size: int) -> bytes:
         if self.fails:
             raise self.fails
+        time.sleep(self.pause)
         return self.chunk
 
     def close(self) -> None:
@@ -279,3 +307,25 @@ def test_a_connection_that_fails_or_floods_gives_nothing(
     assert prefetch.ask(Transport(channel), ["sudo -H -n sh -c 'id'"]) == {}
     assert channel.closed
     assert channel.commands == [prefetch.SUDO + prefetch.BOOT]
+
+
+def test_an_answer_that_drips_is_given_up() -> None:
+    channel = Channel(None, b"x")
+    channel.pause, channel.most = 0.02, 1 << 20
+    began = time.monotonic()
+    assert prefetch.ask(Transport(channel), ["sh -c 'id'"], deadline=0.3) == {}
+    assert time.monotonic() - began < 2
+    assert channel.closed
+
+
+def test_a_request_that_is_taken_in_drips_is_given_up() -> None:
+    channel = Channel(None, b"x")
+    channel.pause, channel.most = 0.02, 1
+    began = time.monotonic()
+    assert prefetch.ask(Transport(channel), ["sh -c 'id'"], deadline=0.3) == {}
+    assert time.monotonic() - began < 2
+    assert channel.closed
+
+
+def test_a_connection_that_was_closed_gives_nothing() -> None:
+    assert prefetch.ask(None, ["sh -c 'id'"]) == {}
