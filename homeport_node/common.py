@@ -28,7 +28,7 @@ NVIDIA_HELD = "/var/lib/homeport/nvidia-held"
 
 @dataclass(frozen=True)
 class Ran:
-    """A command's exit status and what it printed; 127 when there is no such command."""
+    """A command's exit status and what it printed; 127 when it could not be started."""
 
     status: int
     out: str
@@ -49,12 +49,13 @@ def run(*command: str, timeout: float = 20, stdin: str = "", keep: "tuple[int, .
             command,
             input=stdin,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=timeout,
             check=False,
             pass_fds=keep,
         )
-    except FileNotFoundError as error:
+    except OSError as error:  # it is not there, or not to be executed
         return Ran(127, "", str(error))
     except subprocess.TimeoutExpired:
         return Ran(124, "", f"{command[0]}: no answer within {timeout:g} s")

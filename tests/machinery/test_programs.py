@@ -10,6 +10,7 @@ import pytest
 
 import homeport_node
 from homeport.observe import needed, program
+from homeport_node.common import Ran, run
 
 FOLDER = Path(homeport_node.__file__).parent
 TREES = {path.stem: ast.parse(path.read_text()) for path in FOLDER.glob("*.py")}
@@ -61,3 +62,14 @@ def test_what_a_program_needs_travels_before_it() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "boot_id" in json.loads(done.stdout)
+
+
+def test_what_cannot_be_run_or_is_no_text_is_an_answer_too(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("no program")
+    for command in (tmp_path / "plain", tmp_path / "none", tmp_path):
+        ran = run(str(command))
+        assert ran.status == 127
+        assert str(command) in ran.err
+    assert run("printf", r"caf\351\n") == Ran(0, "caf\N{REPLACEMENT CHARACTER}\n", "")
+    assert run("cat", stdin="café") == Ran(0, "café", "")
+    assert run("sleep", "5", timeout=0.1).status == 124
