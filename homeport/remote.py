@@ -6,61 +6,83 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.host import Host
 
-from homeport.alive import keep_alive, nodelay
-from homeport.run import load
+from homeport import alive
+from homeport.run import begin
 from homeport.spec import SpecError
 
 
-def connect(data: dict[str, Any], timeout: float = 20) -> paramiko.SSHClient:
-    """An ssh connection to the host with this pyinfra data; its host key must be the known one.
+def _where(host: Host) -> str:
+    data = host.data
+    return f"{data.ssh_user}@{data.ssh_hostname}:{data.ssh_port}"
 
-    `timeout` is in seconds. Raises `SpecError` with the cause when there is no connection.
-    """
-    client = paramiko.SSHClient()
-    client.load_host_keys(data["ssh_known_hosts_file"])
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+
+def connect(host: Host) -> paramiko.SSHClient:
+    """An ssh connection to `host`, made as a converge makes it: by ~/.ssh/config, and only to the
+    known host key. Raises `SpecError` with the cause when there is none."""
     try:
-        client.connect(
-            data["ssh_hostname"],
-            port=data["ssh_port"],
-            username=data["ssh_user"],
-            key_filename=data.get("ssh_key"),
-            timeout=timeout,
-            transport_factory=nodelay,
-        )
-    except (OSError, paramiko.SSHException) as error:
-        where = f"{data['ssh_user']}@{data['ssh_hostname']}:{data['ssh_port']}"
-        raise SpecError(f"{where}: cannot connect: {error}") from error
-    keep_alive(client)
+        host.connect(show_errors=False, raise_exceptions=True)
+    except PyinfraError as error:
+        raise SpecError(f"{_where(host)}: cannot connect: {error}") from error
+    client: paramiko.SSHClient = host.connector.client  # type: ignore[attr-defined]
     return client
 
 
 def check_reachable(inventory: Path, limit: tuple[str, ...]) -> None:
     """Connect to each host once. Raises `SpecError` with the cause for the first that cannot be."""
-    for host in load(inventory, limit):
-        if not limit or host.name in limit:
-            connect(host.data.dict()).close()
+    state, _ = begin(inventory, limit, check_for_changes=False)
+    for host in state.limit_hosts:
+        connect(host).close()
 
 
 def run_on(
     inventory: Path, limit: tuple[str, ...], command: Callable[[Any], str]
 ) -> Iterator[tuple[str, int]]:
-    """Run `command(node)` as root on each host; yields (host name, exit status) as each ends."""
-    for host in load(inventory, limit):
-        if limit and host.name not in limit:
-            continue
-        data = host.data.dict()
-        client = connect(data)
-        text = command(data["node"])
-        prefix = "sudo -n " if data.get("_sudo") else ""
-        channel = client.get_transport().open_session()  # type: ignore[union-attr]
-        channel.set_combine_stderr(True)
-        channel.exec_command(f"{prefix}sh -s")
-        channel.sendall(text.encode())
-        channel.shutdown_write()
-        while chunk := channel.recv(65536):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        yield host.name, channel.recv_exit_status()
+    """Run `command(node)` as root on each host; yields (host name, exit status) as each ends.
+
+    Raises `SpecError` with the causes, after the last host, when some could not be asked to the
+    end.
+    """
+    state, _ = begin(inventory, limit, check_for_changes=False)
+    causes = []
+    for host in state.limit_hosts:
+        try:
+            status = _run(host, command(host.data.node))
+        except SpecError as error:
+            causes.append(f"{host.name}: {error}")
+        else:
+            yield host.name, status
+    if causes:
+        raise SpecError("\n".join(causes))
+
+
+def _run(host: Host, text: str) -> int:
+    """Run the shell `text` as root on `host`, and pass on what it says. Its exit status."""
+    client = connect(host)
+    where = _where(host)
+    try:
+        with alive.in_words(client, where):
+            status = _pass_on(client, "sudo -n sh -s" if host.data.get("_sudo") else "sh -s", text)
+            if status < 0:
+                alive.check(client, where)
+                raise SpecError(f"{where}: the command was ended before it was done")
+        return status
+    except (alive.ConnectionLost, paramiko.SSHException) as error:
+        raise SpecError(str(error)) from error
+    finally:
         client.close()
+
+
+def _pass_on(client: paramiko.SSHClient, shell: str, text: str) -> int:
+    """Give `shell` the `text`; its exit status, negative when there is none."""
+    channel = client.get_transport().open_session()  # type: ignore[union-attr]
+    channel.set_combine_stderr(True)
+    channel.exec_command(shell)
+    channel.sendall(text.encode())
+    channel.shutdown_write()
+    while chunk := channel.recv(65536):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+    return channel.recv_exit_status()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import paramiko
 from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
@@ -31,9 +32,21 @@ class _Server(paramiko.ServerInterface):
         return True
 
 
+def _feed(channel: paramiko.Channel, sink: IO[bytes]) -> None:
+    """Pass on what the client sends, and its end."""
+    with contextlib.suppress(OSError):
+        while chunk := channel.recv(4096):
+            sink.write(chunk)
+            sink.flush()
+    with contextlib.suppress(OSError):
+        sink.close()
+
+
 def _run(channel: paramiko.Channel, command: str) -> None:
-    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, shell=True, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
+        threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True).start()
         with contextlib.suppress(OSError):
             while chunk := process.stdout.read1(4096):  # type: ignore[attr-defined]
                 channel.sendall(chunk)

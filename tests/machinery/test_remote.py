@@ -1,0 +1,119 @@
+"""One command on each host: what it says, how it ended, and why it could not be asked."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.machinery.small_sshd import Way, small_sshd, write_key
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+import pyinfra_cli  # patches the standard library, as our command line does
+from homeport import remote
+from homeport.spec import SpecError
+
+statuses, said = {}, ""
+try:
+    if sys.argv[2] == "check":
+        remote.check_reachable(Path(sys.argv[1]), ())
+    else:
+        for name, status in remote.run_on(Path(sys.argv[1]), (), lambda node: node):
+            statuses[name] = status
+except SpecError as error:
+    said = str(error)
+print(json.dumps([statuses, said]))
+"""
+
+
+@pytest.fixture
+def way() -> Iterator[Way]:
+    with small_sshd() as made:
+        yield made
+
+
+def _host(way: Way, tmp_path: Path, text: str, **changes: Any) -> dict[str, Any]:
+    known = tmp_path / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
+    return {
+        "ssh_hostname": "127.0.0.1",
+        "ssh_port": way.port,
+        "ssh_user": "kim",
+        "ssh_key": str(write_key(tmp_path)),
+        "ssh_known_hosts_file": str(known),
+        "ssh_strict_host_key_checking": "yes",
+        "node": text,
+        **changes,
+    }
+
+
+def _begin(tmp_path: Path, hosts: dict[str, Any], what: str = "run") -> subprocess.Popen[str]:
+    pairs = [(f"@homeport/{name}", data) for name, data in hosts.items()]
+    (tmp_path / "inventory.py").write_text(f"hosts = {pairs!r}\n")
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "inventory.py"), what],
+        env={"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _end(run: subprocess.Popen[str]) -> tuple[str, dict[str, int], str]:
+    """What the nodes said, the exit statuses, and why some could not be asked."""
+    output, errors = run.communicate(timeout=30)
+    assert run.returncode == 0, errors
+    *said, last = output.splitlines()
+    statuses, cause = json.loads(last)
+    return "\n".join(said), statuses, cause
+
+
+def test_each_host_is_asked_and_says_how_it_ended(way: Way, tmp_path: Path) -> None:
+    hosts = {
+        "near": _host(way, tmp_path, "echo one; echo two\n"),
+        "far": _host(way, tmp_path, "exit 3\n"),
+    }
+    assert _end(_begin(tmp_path, hosts)) == ("one\ntwo", {"near": 0, "far": 3}, "")
+
+
+def test_a_host_that_is_down_does_not_keep_the_others_from_answering(
+    way: Way, tmp_path: Path
+) -> None:
+    good = _host(way, tmp_path, "echo here\n")
+    stranger = {**good, "ssh_known_hosts_file": str(tmp_path / "none")}
+    hosts = {"down": {**good, "ssh_port": 1}, "stranger": stranger, "good": good}
+    output, statuses, cause = _end(_begin(tmp_path, hosts))
+    assert (output, statuses) == ("here", {"good": 0})
+    first, second = cause.splitlines()
+    assert first.startswith("down: kim@127.0.0.1:1: cannot connect: Could not connect")
+    assert second.startswith(f"stranger: kim@127.0.0.1:{way.port}: cannot connect: ")
+    assert "host key" in second.lower()
+    _, _, cause = _end(_begin(tmp_path, hosts, "check"))
+    assert cause.startswith("kim@127.0.0.1:1: cannot connect")
+
+
+def test_a_connection_that_breaks_is_said_in_words(way: Way, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    run = _begin(tmp_path, {"far": _host(way, tmp_path, f"touch {begun}; sleep 30\n")})
+    deadline = time.monotonic() + 20
+    while not begun.exists():
+        assert time.monotonic() < deadline, "the command did not begin"
+        time.sleep(0.02)
+    way.reset()
+    _, statuses, cause = _end(run)
+    assert statuses == {}
+    assert f"far: the connection to kim@127.0.0.1:{way.port} broke: connection reset" in cause
+
+
+def test_the_users_own_ssh_configuration_counts(way: Way, tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text("Host behind-a-jump\n  HostName 127.0.0.1\n")
+    hosts = {"far": _host(way, tmp_path, "echo here\n", ssh_hostname="behind-a-jump")}
+    assert _end(_begin(tmp_path, hosts)) == ("here", {"far": 0}, "")
+    assert _end(_begin(tmp_path, hosts, "check")) == ("", {}, "")
