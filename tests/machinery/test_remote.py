@@ -6,10 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import paramiko
 import pytest
+from pyinfra.api.host import HostData
 
+from homeport import remote
+from homeport.spec import SpecError
 from tests.machinery.small_sshd import Way, small_sshd, write_key
 
 DRIVER = """
@@ -117,3 +122,21 @@ def test_the_users_own_ssh_configuration_counts(way: Way, tmp_path: Path) -> Non
     hosts = {"far": _host(way, tmp_path, "echo here\n", ssh_hostname="behind-a-jump")}
     assert _end(_begin(tmp_path, hosts)) == ("here", {"far": 0}, "")
     assert _end(_begin(tmp_path, hosts, "check")) == ("", {}, "")
+
+
+def test_a_connection_that_is_gone_before_the_command_is_said_in_words(
+    way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+    key = str(write_key(tmp_path))
+    client.connect("127.0.0.1", way.port, "kim", key_filename=key, allow_agent=False)
+    way.reset()
+    transport = client.get_transport()
+    assert transport is not None
+    transport.join(10)
+    monkeypatch.setattr(remote, "connect", lambda _: client)
+    data = {"ssh_user": "kim", "ssh_hostname": "far", "ssh_port": 22}
+    host: Any = SimpleNamespace(data=HostData(None, data))  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="the connection to kim@far:22 broke: connection reset"):
+        remote._run(host, "true")
