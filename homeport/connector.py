@@ -19,7 +19,7 @@ from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.output import echo, format_text
 from pyinfra.api.state import StateStage
 from pyinfra.connectors.ssh import SSHConnector
-from pyinfra.connectors.util import CommandOutput, make_unix_command
+from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
 from typing_extensions import Unpack
 
 from homeport import alive, prefetch
@@ -179,10 +179,18 @@ class HomeportConnector(SSHConnector):
         # ends it: what is asked now, and not before, is asked because something is different.
         if stage is StateStage.Execute or not is_fact:
             self.memory.change()
-        if is_fact and arguments.get("_timeout") is None:
-            arguments["_timeout"] = fact_timeout
+        given_up = fact_timeout if is_fact and arguments.get("_timeout") is None else None
+        if given_up is not None:
+            arguments["_timeout"] = given_up
         with self._in_words():
-            done = super().run_shell_command(command, print_output, print_input, **arguments)
+            try:
+                done = super().run_shell_command(command, print_output, print_input, **arguments)
+            except TimeoutError:
+                if given_up is None:
+                    raise
+                # pyinfra would name the timeout that it was told of, which is none.
+                words = f"the node did not answer within {given_up} s"
+                done = False, CommandOutput([OutputLine("stderr", words)])
             if not done[0]:  # a command that was cut off has no exit status, and says nothing
                 alive.check(self.client, str(self.data["ssh_hostname"]))
         return done

@@ -23,7 +23,7 @@ from pyinfra_cli.util import exec_file
 from homeport import connector
 from homeport.differs import Pair
 from homeport.inventory import NotExercised
-from homeport.pending import command_texts, pending
+from homeport.pending import command_texts, pending, plain
 from homeport.result import Failure
 from homeport.run import begin, failure
 
@@ -161,7 +161,8 @@ def _words(error: Exception) -> tuple[str, ...]:
     cause: Exception = getattr(error, "exception", error)  # pyinfra wraps what a deploy raises
     frames = traceback.extract_tb(cause.__traceback__)[-1:]
     lines = [f"{frame.filename}:{frame.lineno}" for frame in frames]
-    return (*"".join(traceback.format_exception_only(cause)).splitlines(), *lines)
+    raised = "".join(traceback.format_exception_only(cause)).splitlines()
+    return tuple(map(plain, [*raised, *lines]))
 
 
 def drift(path: Path, deploy: Path, *, limit: tuple[str, ...] = ()) -> DriftResult:
@@ -171,6 +172,9 @@ def drift(path: Path, deploy: Path, *, limit: tuple[str, ...] = ()) -> DriftResu
     """
     began = time.monotonic()
     state, words = begin(path, limit, check_for_changes=True)
+    # A fact that fails ends its own host's part. Else, as long as another host is left, pyinfra
+    # goes on with what a fact is by default, and asks a node that hangs again and again.
+    state.config.FAIL_PERCENT = 0
     hosts = list(state.limit_hosts)
     found = {
         host: HostDrift(name=host.name, not_exercised=host.data.get("not_exercised") or ())

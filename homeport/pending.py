@@ -11,6 +11,8 @@ from homeport.observe import Act
 
 # A password in an address, such as a package index's.
 CREDENTIALS = re.compile(r"(://[^/@:\s]*):[^/@\s]+@")
+# What a terminal takes for a command, such as a colour, and what else it does not show.
+SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 LONGEST = 400  # characters of what is wanted, or there: some of it is the node's own words
 
@@ -24,6 +26,11 @@ def masked(text: str) -> str:
     return CREDENTIALS.sub(r"\1:*MASKED*@", text)
 
 
+def plain(text: str) -> str:
+    """`text` on one line that can be read, without passwords and control characters."""
+    return masked(CONTROL.sub(" ", SEQUENCE.sub("", text)))
+
+
 def command_texts(command: Any) -> tuple[str, str]:
     """(the exact command with secrets masked, the same for people) of what an operation yields."""
     if isinstance(command, FileUploadCommand):
@@ -34,9 +41,9 @@ def command_texts(command: Any) -> tuple[str, str]:
         return text, text
     text = masked(str(command) if isinstance(command, StringCommand) else repr(command))
     if isinstance(command, Act):
-        return text, masked(f"homeport-node {command.words}")
+        return text, plain(f"homeport-node {command.words}")
     lines = text.strip().splitlines() or [""]
-    return text, lines[0] + (f" … ({len(lines)} lines)" if len(lines) > 1 else "")
+    return text, plain(lines[0]) + (f" … ({len(lines)} lines)" if len(lines) > 1 else "")
 
 
 class Pending(NamedTuple):
@@ -48,8 +55,8 @@ class Pending(NamedTuple):
 
 
 def _one_line(text: str) -> str:
-    """`text` on one line that can be read, without passwords and control characters."""
-    line = masked(CONTROL.sub(" ", text))
+    """`text` in plain words, cut short."""
+    line = plain(text)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 

@@ -23,6 +23,7 @@ from pyinfra_cli.inventory import make_inventory
 from pyinfra_cli.util import load_deploy_file
 
 from homeport import connector, quicker, waiting
+from homeport.pending import plain
 from homeport.result import Change, Failure, HostResult, Progress, RunResult
 from homeport.spec import SpecError
 
@@ -86,19 +87,26 @@ def load(path: Path, limit: tuple[str, ...] = (), data: dict[str, str] | None = 
 def failure(state: State, host: Host, words: list[str], running: str = "") -> Failure:
     """Why `host` failed: the operation that did, else what pyinfra said, best of this host.
 
-    `running` is the operation that was the last to begin there, if one did.
+    `running` is the operation that was the last to begin there, if one did. The words are plain:
+    they may be the node's own.
     """
+    operation, lines = _cause(state, host, words, running)
+    return Failure(operation=operation, words=tuple(map(plain, lines)))
+
+
+def _cause(state: State, host: Host, words: list[str], running: str) -> tuple[str, list[str]]:
     lost = getattr(host.connector, "lost", "")
     if lost:
-        return Failure(operation=running or "connecting or reading the node", words=(lost,))
+        return running or "connecting or reading the node", [lost]
     words = [line for line in words if f"[{host.name}]" in line] or words
     for op_hash in host.op_hash_order:
-        meta = state.ops[host][op_hash].operation_meta
-        if meta.is_complete() and meta.did_error():
+        # An operation whose fact failed in the prepare phase has an order, and no data.
+        operation = state.ops[host].get(op_hash)
+        meta = operation and operation.operation_meta
+        if meta and meta.is_complete() and meta.did_error():
             name = ", ".join(state.get_op_meta(op_hash).names)
-            lines = meta.stderr_lines or meta.stdout_lines
-            return Failure(operation=name, words=tuple(lines[-30:]) or tuple(words[-10:]))
-    return Failure(operation="connecting or reading the node", words=tuple(words[-10:]))
+            return name, (meta.stderr_lines or meta.stdout_lines)[-30:] or words[-10:]
+    return "connecting or reading the node", words[-10:]
 
 
 def _results(state: State, events: _Events, words: list[str]) -> list[HostResult]:

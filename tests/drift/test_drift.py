@@ -23,21 +23,30 @@ from homeport.observe import act
 from homeport.pending import command_texts, masked, pending
 from homeport.report import console
 from homeport.result import Failure
+from tests.machinery.small_sshd import small_sshd, write_key
 
 ROOT = Path(__file__).resolve().parents[2]
 
 STEP = """
 from io import StringIO
+from pathlib import Path
 from pyinfra import host
 from pyinfra.operations import files
 from pyinfra.api import FactBase, StringCommand, operation
 from homeport.differs import Pair, differs
 
+PLACE = Path(__file__).parent
+
 class Here(FactBase[str]):
     def command(self, path): return f"ls -d {path} || true"
 
 class Hangs(FactBase[str]):
-    def command(self): return "touch hangs; sleep 30"
+    def command(self): return f"touch {PLACE}/hangs; sleep 30"
+
+class Fails(FactBase[str]):
+    def command(self, number):
+        words = r"\033[31mno answer at https://ann:s3cret@x/\033[0m"
+        return f"echo {number} >>{PLACE}/asked; printf '{words}\\n' >&2; exit 3"
 
 @operation()
 def there(path):
@@ -54,19 +63,49 @@ def hangs():
     host.get_fact(Hangs)
     yield StringCommand("true")
 
+@operation()
+def fails(number):
+    host.get_fact(Fails, number=number)
+    yield StringCommand("true")
+
+@operation()
+def says(words):
+    yield StringCommand(words)
+
 def apply(path): there(name="Make it", path=path)
 def put(path): files.put(name="Put it", src=StringIO("hush"), dest=path, mode="644")
 def hang(): hangs(name="Hang")
 def fail(): raise KeyError("no such key")
+def fail_fact(number): fails(name=f"Ask [/] {number}", number=number)
+def say(words): says(name=f"Say it on {host.name}", words=words)
 """
 
 # The command line, with another checkout whose full.py is ours.
 DRIVER = "import sys, homeport.cli as c; from pathlib import Path; c.ROOT = Path(sys.argv.pop(1)); "
 # Who is started in the background by a shell ignores SIGINT, and so do all that it starts.
 DRIVER += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+DRIVER += "import homeport.drift as d; d.FACT_TIMEOUT = 1; "
 DRIVER += "sys.path.insert(0, str(c.ROOT)); c.main(prog_name='homeport')"
 
 NOWHERE = '("@ssh/nowhere", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})'
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[str]:
+    """A host named far, which is this machine by way of ssh, as an inventory says it."""
+    with small_sshd() as way:
+        known = tmp_path / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
+        data = {
+            "ssh_hostname": "127.0.0.1",
+            "ssh_port": way.port,
+            "ssh_user": "kim",
+            "ssh_key": str(write_key(tmp_path)),
+            "ssh_known_hosts_file": str(known),
+            "ssh_allow_agent": False,
+            "homeport_prefetch": False,
+        }
+        yield f'("@homeport/far", {data!r})'
 
 
 class Checkout:
@@ -158,6 +197,46 @@ def test_a_deploy_that_breaks_on_a_host_is_not_clean(checkout: Checkout) -> None
     assert code == 1, said
     assert found["hosts"][0]["state"] == "unknown"
     assert "no such key" in " ".join(found["hosts"][0]["failure"]["words"])
+
+
+def test_a_fact_that_fails_is_unknown_and_said_without_secrets(checkout: Checkout) -> None:
+    code, found, said = checkout.drift('"@local"', "step.fail_fact(1)", 'step.apply(path="/")')
+    assert code == 1, said
+    (local,) = found["hosts"]
+    assert local["state"] == "unknown"
+    words = " ".join(local["failure"]["words"])
+    assert "no answer at https://ann:*MASKED*@x/" in words
+    assert "s3cret" not in said
+    assert "\x1b" not in words + said
+
+
+def test_a_host_whose_fact_fails_is_asked_no_more_and_hides_no_other(
+    checkout: Checkout, far: str
+) -> None:
+    wanted = checkout.path / "wanted"
+    facts = [f'if host.name == "far": step.fail_fact({number})' for number in (1, 2)]
+    code, found, said = checkout.drift(
+        f'{NOWHERE}, {far}, "@local"', *facts, f'step.apply(path="{wanted}")'
+    )
+    assert code == 1, said
+    nowhere, bad, local = found["hosts"]
+    assert [nowhere["state"], bad["state"], local["state"]] == ["unknown", "unknown", "drift"]
+    assert bad["drift"] == []
+    assert "nowhere" in " ".join(nowhere["failure"]["words"])
+    assert "could not load fact: step.Fails number=1" in " ".join(bad["failure"]["words"])
+    assert (checkout.path / "asked").read_text() == "1\n"
+    assert [one["operation"] for one in local["drift"]] == ["Make it"]
+
+
+def test_a_host_that_hangs_costs_one_timeout(checkout: Checkout, far: str) -> None:
+    lines = ['if host.name == "far": step.hang()'] * 5
+    lines.append('if host.name == "@local": step.apply(path="/")')
+    code, found, said = checkout.drift(f'{far}, "@local"', *lines)
+    assert code == 1, said
+    assert [one["state"] for one in found["hosts"]] == ["unknown", "clean"]
+    assert found["seconds"] < 3
+    words = " ".join(found["hosts"][0]["failure"]["words"])
+    assert "the node did not answer within 1 s" in words
 
 
 def test_interrupted_it_says_1_and_not_clean(checkout: Checkout) -> None:
