@@ -12,7 +12,7 @@ the same value is found out with a proof that reveals nothing (`homeport_node/se
 
 A source in the environment that is not set leaves the secret on the node as it is, and is refused
 only when there is none: the variable is needed to place or change a secret, not on every run. A
-command that fails is always refused.
+command that fails is always refused; a drift check says then that it could not tell.
 
 How it fails: an entry in the directory that is not a regular file is refused, not removed.
 How to undo it: files stay when the inventory no longer wants them, because to lose the key of
@@ -259,7 +259,11 @@ def ensure(spec: Secrets) -> Generator[Any, None, None]:
     seen, same = _observe(spec, values)
     todo = difference(spec, values, same, seen)
     if todo.problems:
-        yield refuse("; ".join(todo.problems), "set it, or take it out of secrets_given")
+        yield refuse(
+            "; ".join(todo.problems),
+            "set it, or take it out of secrets_given",
+            at_desk=any(value.problem for value in values.values()),
+        )
         return
     differs(words(spec, todo, seen))
     if todo.untidy:

@@ -10,13 +10,13 @@ A host that cannot be reached or read is said to be unknown, and does not hide t
 import ast
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyinfra.api.connect import disconnect_all
 from pyinfra.api.host import Host
-from pyinfra.api.state import State, StateStage
+from pyinfra.api.state import State, StateOperationHostData, StateOperationMeta, StateStage
 from pyinfra.context import ctx_config, ctx_host
 from pyinfra_cli.util import exec_file
 
@@ -24,6 +24,7 @@ from homeport import connector
 from homeport.differs import Pair
 from homeport.inventory import NotExercised
 from homeport.pending import command_texts, pending, plain
+from homeport.refuse import Refusal
 from homeport.result import Failure
 from homeport.run import begin, failure
 
@@ -125,22 +126,38 @@ def _connect(state: State, hosts: list[Host]) -> dict[Host, Exception]:
     return raised
 
 
-def _differences(state: State, host: Host, lines: dict[int, str]) -> Iterator[Difference]:
+def _name(meta: StateOperationMeta, operation: StateOperationHostData) -> str:
+    """What the operation is called on its host: the hosts share one `meta`, with all its names."""
+    own = operation.global_arguments["name"]
+    names = [name for name in meta.names if own and f" | {name}".endswith(f" | {own}")]
+    return ", ".join(sorted(names or meta.names))
+
+
+def _look(state: State, host: Host, lines: dict[int, str], found: HostDrift) -> None:
+    """Note in `found` what the operations of `host` would do, and what the desk cannot know."""
     for op_hash in host.op_hash_order:
         operation = state.ops[host].get(op_hash)
         if operation is None or not operation.operation_meta.will_change:
             continue
         meta = state.get_op_meta(op_hash)
-        name = ", ".join(sorted(meta.names))
+        name = _name(meta, operation)
         commands, more, differs = pending(host, name, operation.command_generator)
+        if not commands:  # what was not so a moment ago is
+            continue
+        causes = [one.cause for one in commands if isinstance(one, Refusal) and one.at_desk]
+        if causes:
+            found.failure = Failure(operation=name, words=tuple(map(plain, causes)))
+            continue
         texts = [command_texts(command) for command in commands]
-        yield Difference(
-            capability=lines.get(meta.op_order[1], "") if len(meta.op_order) > 1 else "",
-            operation=name,
-            commands=tuple(text for text, _ in texts),
-            words=tuple(words for _, words in texts),
-            more=more,
-            differs=differs,
+        found.differences.append(
+            Difference(
+                capability=lines.get(meta.op_order[1], "") if len(meta.op_order) > 1 else "",
+                operation=name,
+                commands=tuple(text for text, _ in texts),
+                words=tuple(words for _, words in texts),
+                more=more,
+                differs=differs,
+            )
         )
 
 
@@ -151,7 +168,7 @@ def _prepare(state: State, deploy: Path, found: dict[Host, HostDrift]) -> dict[H
 
     def work(host: Host) -> None:
         exec_file(str(deploy))
-        found[host].differences += _differences(state, host, lines)
+        _look(state, host, lines, found[host])
 
     return _each(state, list(state.active_hosts), work)
 

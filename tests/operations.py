@@ -7,6 +7,7 @@ from pyinfra.context import ctx_host, ctx_state
 
 from homeport.differs import Pair, noted
 from homeport.pending import pending
+from homeport.refuse import Refusal
 
 # A case of what drift says: an operation, what its looks find, its arguments, the words.
 Words = tuple[Any, list[Any], dict[str, Any], list[tuple[str, str]]]
@@ -68,6 +69,13 @@ def said(operation: Any, *observed: Any, **arguments: Any) -> list[Pair]:
         found = pending(host, "its name", lambda: operation._inner(**arguments))
     assert Pair("its name", "not so") not in found.differs
     return list(found.differs)
+
+
+def refused(operation: Any, *observed: Any, **arguments: Any) -> list[Refusal]:
+    """The refusals of `operation` where its looks at the node find `observed`."""
+    host = _Host(observed)
+    with ctx_host.use(host), ctx_state.use(_STATE):
+        return [one for one in operation._inner(**arguments) if isinstance(one, Refusal)]
 
 
 def is_refusal(command: str) -> bool:

@@ -19,6 +19,7 @@ from pyinfra.api.hiddenvalue import HiddenValue
 from homeport.differs import Pair
 from homeport.drift import Difference, DriftResult, HostDrift, stems
 from homeport.drift_report import SHOWN, print_result, result_json
+from homeport.inventory import NotExercised
 from homeport.observe import act
 from homeport.pending import command_texts, masked, pending
 from homeport.report import console
@@ -34,6 +35,7 @@ from pyinfra import host
 from pyinfra.operations import files
 from pyinfra.api import FactBase, StringCommand, operation
 from homeport.differs import Pair, differs
+from homeport.refuse import refuse
 
 PLACE = Path(__file__).parent
 
@@ -72,11 +74,23 @@ def fails(number):
 def says(words):
     yield StringCommand(words)
 
+@operation()
+def passes():
+    if not (PLACE / "looked").exists():
+        (PLACE / "looked").touch()
+        yield StringCommand("true")
+
+@operation()
+def cannot_know():
+    yield refuse("`pass` failed: no key", "set it", at_desk=True)
+
 def apply(path): there(name="Make it", path=path)
 def put(path): files.put(name="Put it", src=StringIO("hush"), dest=path, mode="644")
 def hang(): hangs(name="Hang")
 def fail(): raise KeyError("no such key")
 def fail_fact(number): fails(name=f"Ask [/] {number}", number=number)
+def pass_by(): passes(name="Passes")
+def ask_the_desk(): cannot_know(name="Ask the desk")
 def say(words): says(name=f"Say it on {host.name}", words=words)
 """
 
@@ -239,6 +253,26 @@ def test_a_host_that_hangs_costs_one_timeout(checkout: Checkout, far: str) -> No
     assert "the node did not answer within 1 s" in words
 
 
+def test_what_is_right_at_the_second_look_is_no_difference(checkout: Checkout) -> None:
+    code, found, said = checkout.drift('"@local"', "step.pass_by()")
+    assert (checkout.path / "looked").exists()
+    assert (code, found["hosts"][0]["drift"]) == (0, []), said
+
+
+def test_what_the_desk_cannot_know_is_not_said_of_the_node(checkout: Checkout) -> None:
+    code, found, said = checkout.drift('"@local"', "step.ask_the_desk()", 'step.say("true")')
+    (local,) = found["hosts"]
+    assert (code, local["state"]) == (1, "unknown"), said
+    assert local["failure"] == {"operation": "Ask the desk", "words": ["`pass` failed: no key"]}
+    assert [one["operation"] for one in local["drift"]] == ["Say it on @local"]
+
+
+def test_each_host_has_its_own_name_for_an_operation(checkout: Checkout, far: str) -> None:
+    _, found, said = checkout.drift(f'"@local", {far}', 'step.say("true")')
+    names = [[one["operation"] for one in host["drift"]] for host in found["hosts"]]
+    assert names == [["Say it on @local"], ["Say it on far"]], said
+
+
 def test_interrupted_it_says_1_and_not_clean(checkout: Checkout) -> None:
     run = checkout.start('"@local"', "step.hang()")
     deadline = time.monotonic() + 20
@@ -306,9 +340,11 @@ DIFFERS = Difference(
     more=True,
     differs=tuple(Pair(f"[{number}] on", "off") for number in range(SHOWN + 2)),
 )
-CLEAN, DRIFTED = HostDrift(name="a"), HostDrift(name="b", differences=[DIFFERS])
+LACKS = (NotExercised(capability="vfio", reason="[no] PCI"),)
+CLEAN = HostDrift(name="a", not_exercised=LACKS)
+DRIFTED = HostDrift(name="b", differences=[DIFFERS])
 UNKNOWN = HostDrift(
-    name="c", differences=[DIFFERS], failure=Failure(operation="reading", words=("it hung",))
+    name="c", differences=[DIFFERS], failure=Failure(operation="reading [/x]", words=("it hung",))
 )
 
 
@@ -334,6 +370,6 @@ def test_people_read_what_and_where() -> None:
     assert "drift  b: caddy: Serve [it]\n    wanted  [0] on\n    there   off\n    wanted" in said
     assert "    there   off\n    and 2 more: --json has them all\n    x\n    then looks ag" in said
     assert said.count("wanted  ") == 2 * SHOWN
-    assert "unknown  c: reading\n    it hung" in said
-    assert "clean  a" in said
+    assert "unknown  c: reading [/x]\n    it hung" in said
+    assert "clean  a: 0 steps are as wanted\nnot exercised  a: vfio: [no] PCI\n" in said
     assert "nothing was changed" in said

@@ -20,7 +20,7 @@ from deploys.secrets import (
 )
 from homeport.spec import SpecError
 from homeport_node import secrets as aboard
-from tests.operations import Words
+from tests.operations import Words, refused
 
 KEY = "llama_server.api_key"
 GOOD = {"mode": "600", "uid": 0, "gid": 0, "size": 43, "regular": True}
@@ -161,6 +161,15 @@ def test_observation_holds_no_value(directory: Path) -> None:
     state = aboard.observe([KEY], [KEY], aboard.public_key(5))
     assert "hush" not in str(state)
     assert state["proofs"][KEY] == aboard.prove(5, state["public"], KEY, b"hush-hush")
+
+
+@pytest.mark.parametrize(("source", "at_desk"), [("false", True), ("true", True), ("", False)])
+def test_a_source_that_fails_says_nothing_of_the_node(source: str, at_desk: bool) -> None:
+    evaluate.cache_clear()
+    given = from_command(source) if source else from_env("HOMEPORT_TEST_NO_SUCH")
+    spec = Secrets(wanted=(Secret(name=KEY),), given={KEY: given})
+    (refusal,) = refused(ensure, {"directory": "700", "files": {}}, spec=spec)
+    assert refusal.at_desk is at_desk
 
 
 # What drift says --------------------------------------------------------------------------------
