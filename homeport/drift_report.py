@@ -78,11 +78,16 @@ def print_result(result: DriftResult, next_command: str) -> None:
             if one.more:
                 console.print("    then looks again", style="dim")
         if host.failure is not None:
-            console.print(f"[red]unknown[/]  {host.name}: {host.failure.operation}")
+            console.print("[red]unknown[/]  ", end="")
+            console.print(f"{host.name}: {host.failure.operation}", markup=False)
             for line in host.failure.words:
                 console.print(f"    {line}", markup=False)
         elif not host.differences:
             console.print(f"[green]clean[/]  {host.name}: {host.operations} steps are as wanted")
+        for missing in host.not_exercised:
+            console.print("[yellow]not exercised[/]  ", end="")
+            words = f"{host.name}: {missing.capability}: {missing.reason}"
+            console.print(words, markup=False)
     if result.status == 2:
         console.print(f"To put it right:  [bold]{next_command}[/]")
     console.print(f"checked in {report.human_seconds(result.seconds)}, nothing was changed")
