@@ -28,7 +28,7 @@ def masked(text: str) -> str:
 
 def plain(text: str) -> str:
     """`text` on one line that can be read, without passwords and control characters."""
-    return masked(CONTROL.sub(" ", SEQUENCE.sub("", text)))
+    return CONTROL.sub(" ", masked(SEQUENCE.sub("", text)))
 
 
 def command_texts(command: Any) -> tuple[str, str]:

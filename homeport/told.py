@@ -40,7 +40,7 @@ from typing import Any
 from pyinfra.api.exceptions import PyinfraError
 
 from homeport import private
-from homeport.pending import masked
+from homeport.pending import plain
 
 # How many checks in a row must fail before a host counts as unknown.
 UNKNOWN_AFTER = 2
@@ -188,5 +188,5 @@ def _text(system: str, host: str, standing: Standing, remedy: str) -> str:
 
 
 def clean_lines(lines: Iterable[str]) -> tuple[str, ...]:
-    """`lines` as they may be sent: passwords in addresses masked, the last ten only."""
-    return tuple(masked(line.strip()) for line in lines if line.strip())[-10:]
+    """`lines` as they may be sent: in plain words without passwords, the last ten only."""
+    return tuple(plain(line).strip() for line in lines if line.strip())[-10:]
