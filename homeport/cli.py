@@ -208,14 +208,30 @@ def drift(
             watch.serve(inventory, limit, watch.seconds(every), tell, words)
         teller = watch.Teller(inventory, tell, remedy=words) if tell else None
     result = check(inventory, ROOT / (deploy or "deploys/full.py"), limit=limit)
-    print_result(result, remedy)
     found = result_json(str(inventory), result)
-    if to:
-        report.write_json(found, to)
+    # What is printed comes last: it ends the program when nobody reads it, as with `| head -1`.
     if teller:
         teller.see(found["hosts"], all_of_them=not limit)
         teller.tell()
+    failure = _write_json(found, to) if to else ""
+    if teller:
+        teller.say()
+    print_result(result, remedy)
+    if failure:
+        give_up(failure)
     raise SystemExit(result.status)
+
+
+def _write_json(value: Any, to: str) -> str:
+    """Write `value` as JSON to the file `to`; "" or why that could not be done."""
+    try:
+        report.write_json(value, to)
+        sys.stdout.flush()
+    except OSError as error:
+        if to == "-":  # else Python tries again at its end, and says so in its own words
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"--json {to}: {error.strerror}"
+    return ""
 
 
 def _print_unit(inventory: Path, limit: tuple[str, ...], every: str) -> None:

@@ -28,9 +28,19 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write `value` to `path` atomically, mode 0600. Raises `OSError`, as for a full disk."""
+    """Write `value` to `path` atomically and for good, mode 0600.
+
+    Raises `OSError`, as for a full disk.
+    """
     temporary = path.with_suffix(f".{os.getpid()}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
         json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave an empty file under the new name
     temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

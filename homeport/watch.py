@@ -7,8 +7,8 @@ longer, so two never overlap; the time is the monotonic clock's, which nobody se
 does not end is ended, and then, as when it says nothing, its hosts count as not checked.
 
 A webhook that does not answer takes no more than `PATIENCE` seconds of a check, and is tried again
-after 1, 2, 4 … checks, at least every `RETRY` seconds. What is told, and when, is in
-`homeport/told.py`.
+after 1, 2, 4 … checks, at least every `RETRY` seconds; so is one that refuses a message, which
+keeps no other back. What is told, and when, is in `homeport/told.py`.
 
 It runs on the desk's machine (`homeport/watch_unit.py`), not on the node: a node that is down says
 nothing of itself, and one that judges itself needs the inventory, and what may reach it, aboard.
@@ -31,7 +31,7 @@ from homeport import report
 from homeport.spec import SpecError
 from homeport.targets import targets_path
 from homeport.told import Standing, Told, clean_lines, message, utc
-from homeport.webhook import FAULTS, PATIENCE, Webhook, deadline, words_of
+from homeport.webhook import FAULTS, PATIENCE, Webhook, deadline, is_closed, was_taken, words_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # The address of the webhook, for those who would not have it in `ps`.
@@ -106,6 +106,7 @@ class Teller:
         self.told = Told(self.system, *paths, address)
         self.failures = 0
         self.to_skip = 0
+        self.said: list[str] = []
 
     def see(self, hosts: list[dict[str, Any]], *, all_of_them: bool = True) -> None:
         """Take in the `hosts` of a `drift --json`; forget all others when these are all."""
@@ -128,30 +129,43 @@ class Teller:
             self.to_skip -= 1
             return
         failure = self._send()
-        self._keep()
         if not failure:
             self.failures = 0
             return
         rest = max(0, RETRY // self.every - 1) if self.every else 0
         self.to_skip = min(2**self.failures - 1, rest)
         self.failures = min(self.failures + 1, 30)
-        report.console.print(f"{self.webhook.shown} was not told: {failure}", markup=False)
+        self.said.append(f"{self.webhook.shown} was not told: {failure}")
+
+    def say(self) -> None:
+        """Print what came of it: later, lest a terminal that is gone keep any from being told."""
+        lines, self.said = self.said, []
+        for line in lines:
+            report.console.print(line, markup=False)
 
     def _send(self) -> str:
-        """Send what is new, until something goes wrong; "" or what did."""
+        """Send what is new; "" or what went wrong first.
+
+        A message that is refused keeps no other from being sent; a webhook that is away does.
+        """
         news = {n: one for n, one in self.told.hosts.items() if one.seen.news_after(one.told)}
         if not news:
             return ""
+        failure = ""
         try:
             with deadline(self.patience), self.webhook.client() as client:
                 for name, standing in news.items():
                     what = message(self.system, name, standing, self.remedy)
-                    failure = self.webhook.post(client, what)
-                    if failure:
-                        return failure
-                    standing.told = standing.seen
-                    report.console.print(f"told: {what['text']}", markup=False)
-                return ""
+                    status = self.webhook.post(client, what)
+                    if was_taken(status):
+                        standing.told = standing.seen
+                        self._keep()  # at once: whatever comes next may end this process
+                        self.said.append(f"told: {what['text']}")
+                    else:
+                        failure = failure or f"{name}: it answered {status}"
+                        if is_closed(status):
+                            break
+                return failure
         except FAULTS as error:
             return words_of(error)
         return f"it took longer than {self.patience:g} s"
@@ -159,7 +173,7 @@ class Teller:
     def _keep(self) -> None:
         failure = self.told.keep()
         if failure:
-            report.console.print(f"{failure}: what was told may be told again", markup=False)
+            self.said.append(f"{failure}: what was told may be told again")
 
 
 def check(
@@ -172,24 +186,25 @@ def check(
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     limits = [word for name in limit for word in ("--limit", name)]
     with tempfile.TemporaryDirectory(prefix="homeport-drift-") as directory:
-        to = Path(directory) / "drift.json"
-        run = subprocess.Popen(
-            [*PROGRAM, "drift", str(inventory), *limits, "--json", str(to)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        try:
-            _, said = run.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            said = f"the check took longer than {patience:g} s"
-        finally:
-            _end(run)
+        to, words = Path(directory) / "drift.json", Path(directory) / "words"
+        # No pipe: what a check leaves behind may hold that open, and would be waited for.
+        with words.open("wb") as file:
+            run = subprocess.Popen(
+                [*PROGRAM, "drift", str(inventory), *limits, "--json", str(to)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                start_new_session=True,
+            )
+            try:
+                run.wait(timeout=patience)
+                said = words.read_text(errors="replace")
+            except subprocess.TimeoutExpired:
+                said = f"the check took longer than {patience:g} s"
+            finally:
+                _end(run)
         try:
             hosts: list[dict[str, Any]] = json.loads(to.read_text())["hosts"]
             return hosts
@@ -199,7 +214,7 @@ def check(
             return [{"name": name, **unknown} for name in names]
 
 
-def _end(run: subprocess.Popen[str]) -> None:
+def _end(run: subprocess.Popen[bytes]) -> None:
     """End a check, and what it started. It changes nothing on a node, so nothing is left half."""
     if run.poll() is None:
         os.killpg(run.pid, signal.SIGKILL)
@@ -219,7 +234,25 @@ def watch(
         began = clock()
         teller.see(look(), all_of_them=all_of_them)
         teller.tell()
+        teller.say()
         wait(max(0.0, began + teller.every - clock()))
+
+
+def _names(inventory: Path, limit: tuple[str, ...], seen: Iterable[str]) -> list[str]:
+    """The hosts to watch; of an inventory that went wrong since they were `seen`, those.
+
+    A watch that is started then must tell that it cannot check them, and not end unheard.
+    """
+    from homeport.run import load
+
+    try:
+        names: Iterable[str] = [host.name for host in load(inventory, limit)]
+    except Exception as error:  # whatever an inventory's code raises
+        names = seen
+        if not any(not limit or name in limit for name in seen):
+            raise
+        report.console.print(f"{inventory} is wrong: {error}", markup=False)
+    return [name for name in names if not limit or name in limit]
 
 
 def serve(
@@ -229,10 +262,8 @@ def serve(
 
     Raises `SpecError` for wrong input before the first check.
     """
-    from homeport.run import load
-
     teller = Teller(inventory, address, remedy=remedy, every=every)
-    names = [host.name for host in load(inventory, limit) if not limit or host.name in limit]
+    names = _names(inventory, limit, teller.told.hosts)
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(0)

@@ -6,7 +6,9 @@ must need no passphrase. It writes nothing but its cache and what it told. The w
 in a file for root alone, which systemd reads before it becomes that person; it is in no argument.
 
 The unit starts `bin/homeport`, and so checks what the checkout holds at that moment. After an
-update that changes requirements.txt, type `bin/homeport -h` once: the unit may not write `.venv`.
+update that changes requirements.txt, type `bin/homeport -h` once: the unit may not write `.venv`. A
+unit that is started before that ends, and again every minute, and tells nobody: `systemctl status`
+shows it. An inventory that went wrong is told of, as "unknown".
 """
 
 import os

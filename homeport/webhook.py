@@ -14,6 +14,8 @@ from homeport.spec import SpecError, is_port
 
 # Seconds for everything that one check has to say, from looking up the name to the last answer.
 PATIENCE = 10.0
+# The answers 4xx that are not about the one message, but about the address, the token or the time.
+CLOSED = (401, 403, 404, 408, 410, 429)
 
 
 class Webhook:
@@ -40,13 +42,23 @@ class Webhook:
         """
         return httpx2.Client(timeout=PATIENCE, follow_redirects=False)
 
-    def post(self, client: httpx2.Client, message: dict[str, Any]) -> str:
-        """Send `message`; "" when it was taken (any status 2xx), else why not.
+    def post(self, client: httpx2.Client, message: dict[str, Any]) -> int:
+        """Send `message`; the status of the answer, any 2xx when it was taken.
 
         Its caller bounds the time, with `deadline`.
         """
         with client.stream("POST", self.url, json=message) as answer:  # its body is not wanted
-            return "" if answer.is_success else f"it answered {answer.status_code}"
+            return answer.status_code
+
+
+def was_taken(status: int) -> bool:
+    """Whether a webhook that answers `status` took the message."""
+    return 200 <= status < 300
+
+
+def is_closed(status: int) -> bool:
+    """Whether a webhook that did not take a message, answering `status`, would take no other."""
+    return not 400 <= status < 500 or status in CLOSED
 
 
 # What can go wrong with a client and a POST: the network, TLS, a proxy's address, its scheme.

@@ -17,6 +17,7 @@ class Hook:
         self.got: list[dict[str, Any]] = []
         self.requests: list[str] = []
         self.status, self.drips, self.dripping = 200, False, 0
+        self.refuses = ""  # the host of which it takes no message
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,9 +32,10 @@ class Hook:
                         hook.dripping -= 1
                         return
                     time.sleep(0.02)
-                if hook.status == 200:
+                status = 422 if body["host"] == hook.refuses else hook.status
+                if status == 200:
                     hook.got.append(body)
-                self.send_response(hook.status)
+                self.send_response(status)
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
 

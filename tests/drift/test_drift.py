@@ -21,7 +21,7 @@ from homeport.drift import Difference, DriftResult, HostDrift, stems
 from homeport.drift_report import SHOWN, print_result, result_json
 from homeport.inventory import NotExercised
 from homeport.observe import act
-from homeport.pending import command_texts, masked, pending
+from homeport.pending import command_texts, masked, pending, plain
 from homeport.report import console
 from homeport.result import Failure
 from tests.machinery.small_sshd import small_sshd, write_key
@@ -129,24 +129,26 @@ class Checkout:
         self.path = path
         (path / "deploys").mkdir()
         (path / "step.py").write_text(STEP)
+        self.to = str(path / "out.json")
+        self.stdout = self.stderr = subprocess.PIPE
 
     def start(self, hosts: str, *lines: str, **environment: str) -> subprocess.Popen[str]:
         (self.path / "inventory.py").write_text(f"hosts = [{hosts}]\n")
         text = "\n".join(["from pyinfra import host", "import step", *lines, ""])
         (self.path / "deploys" / "full.py").write_text(text)
-        words = ["drift", str(self.path / "inventory.py"), "--json", str(self.path / "out.json")]
+        words = ["drift", str(self.path / "inventory.py"), "--json", self.to]
         return subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.path), *words],
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             cwd=self.path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=self.stdout,
+            stderr=self.stderr,
             text=True,
         )
 
     def drift(self, hosts: str, *lines: str, **environment: str) -> tuple[int, Any, str]:
         run = self.start(hosts, *lines, **environment)
-        said = "".join(run.communicate(timeout=60))
+        said = "".join(text or "" for text in run.communicate(timeout=60))
         to = self.path / "out.json"
         return run.returncode, json.loads(to.read_text()) if to.exists() else None, said
 
@@ -273,6 +275,16 @@ def test_each_host_has_its_own_name_for_an_operation(checkout: Checkout, far: st
     assert names == [["Say it on @local"], ["Say it on far"]], said
 
 
+@pytest.mark.parametrize("to", ["-", "/no/such/directory/out.json"])
+def test_json_that_cannot_be_written_is_one_line(to: str, checkout: Checkout, unread: int) -> None:
+    checkout.to, checkout.stdout = to, unread
+    code, _, said = checkout.drift('"@local"', 'step.say("true")')
+    assert code == 1
+    assert "drift  @local: step: Say it on @local" in said
+    assert said.splitlines()[-1].startswith(f"--json {to}: ")
+    assert "Traceback" not in said
+
+
 def test_interrupted_it_says_1_and_not_clean(checkout: Checkout) -> None:
     run = checkout.start('"@local"', "step.hang()")
     deadline = time.monotonic() + 20
@@ -303,6 +315,7 @@ def test_secrets_are_masked_and_uploads_not_shown() -> None:
     for command in (hidden, upload, address):
         assert "s3cret" not in "".join(command_texts(command))
     assert command_texts(upload)[0] == "upload /etc/key"
+    assert plain("https://ann:s3\x07\x1b[0mcret@x/\ty") == "https://ann:*MASKED*@x/ y"
     assert masked("https://ann@x/ http://x:80/a@b") == "https://ann@x/ http://x:80/a@b"
 
 

@@ -51,7 +51,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def host(state: str, *drift: tuple[str, str], name: str = "iona") -> dict[str, Any]:
     """A host of `drift --json`, as far as a watch reads it."""
-    failure = {"operation": "connecting", "words": ["no route", "to https://ann:s3cret@x/"]}
+    failure = {"operation": "connecting", "words": ["\x1b[1mno route", "to https://ann:s3cret@x/"]}
     return {
         "name": name,
         "state": state,
@@ -85,6 +85,7 @@ class Desk:
         for hosts in found:
             teller.see(hosts, **settings)
             teller.tell()
+            teller.say()
             self.minute += 1
 
 
@@ -178,6 +179,45 @@ def test_the_rest_of_the_hosts_is_told_when_one_post_fails(iona: Desk, hook: Hoo
     assert hook.got[0]["text"].startswith("iona, a: ")
 
 
+def test_a_message_that_is_refused_keeps_no_other_back(iona: Desk, hook: Hook) -> None:
+    three = [host("drift", SERVE, name=name) for name in ("a", "b", "c")]
+    hook.refuses = "b"
+    with console.capture() as captured:
+        iona.checks(three)
+    assert [one["host"] for one in hook.got] == ["a", "c"]
+    assert "was not told: b: it answered 422" in captured.get()
+    hook.refuses = ""
+    iona.checks(three)
+    assert [one["host"] for one in hook.got] == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 410, 429, 302, 503])
+def test_a_webhook_that_takes_nothing_is_asked_once(status: int, iona: Desk, hook: Hook) -> None:
+    hook.status = status
+    iona.checks([host("drift", SERVE, name=name) for name in ("a", "b")])
+    assert len(hook.requests) == 1
+
+
+def test_ended_while_it_tells_it_tells_no_host_again(
+    iona: Desk, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, post = [host("drift", SERVE, name=name) for name in ("a", "b")], Webhook.post
+
+    def ends(self: Webhook, client: Any, what: dict[str, Any]) -> int:
+        if what["host"] == "b":
+            raise SystemExit(0)
+        return post(self, client, what)
+
+    monkeypatch.setattr(Webhook, "post", ends)
+    with pytest.raises(SystemExit):
+        iona.checks(two)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", str(iona.path.parent / "state"))
+    iona.start()
+    iona.checks(two)
+    assert [one["host"] for one in hook.got] == ["a", "b"]
+
+
 def test_one_lost_check_is_no_alarm_and_two_are(iona: Desk, hook: Hook) -> None:
     iona.checks(CLEAN, UNKNOWN, CLEAN, UNKNOWN, CLEAN)
     assert hook.got == []
@@ -188,6 +228,7 @@ def test_one_lost_check_is_no_alarm_and_two_are(iona: Desk, hook: Hook) -> None:
     assert hook.got[0]["since"] == "2026-01-01T00:05:00Z"
     assert "2 times in a row: connecting: no route" in hook.got[0]["text"]
     assert "s3cret" not in json.dumps(hook.got)
+    assert "\\u001b" not in json.dumps(hook.got)
     iona.checks(CLEAN)
     assert hook.states() == ["unknown", "clean"]
     assert hook.got[1]["text"] == "iona: answers again, and is as wanted"
@@ -308,6 +349,27 @@ def test_a_file_that_cannot_be_written_is_said_and_the_watch_goes_on(
         iona.checks(DRIFT, DRIFT)
     assert "No space left on device: what was told may be told again" in captured.get()
     assert hook.states() == ["drift"]
+
+
+def test_what_was_told_outlives_a_power_cut(
+    iona: Desk, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written reaches the disk before its name does, and the name after that."""
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().suffix)
+        sync(descriptor)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append("replaced")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    iona.start().see(CLEAN)
+    assert done == [".new", "replaced", ""]
 
 
 def test_two_do_not_tell_the_same_webhook(iona: Desk, hook: Hook) -> None:
@@ -465,6 +527,17 @@ def test_a_single_check_tells_too_and_knows_what_was_told(tmp_path: Path, hook: 
     assert hook.got[0]["text"].endswith(". To put it right: bin/homeport converge inventory.py")
 
 
+def test_it_tells_and_writes_json_even_when_nobody_reads_the_words(
+    tmp_path: Path, hook: Hook, unread: int
+) -> None:
+    checkout = Checkout(tmp_path)
+    checkout.stderr = unread
+    tell = {"HOMEPORT_TELL": hook.address, "XDG_STATE_HOME": str(tmp_path / "state")}
+    _, found, _ = checkout.drift('"@local"', 'step.say("true")', **tell)
+    assert hook.states() == ["drift"]
+    assert found["status"] == 2
+
+
 # A check in a process of its own that does what the case says.
 PROGRAM = """
 import json, os, pathlib, subprocess, sys, time
@@ -503,6 +576,40 @@ def test_a_check_that_says_nothing_leaves_its_hosts_unknown(
     (found,) = watch.check(Path("i.py"), (), ["iona"])
     assert found["state"] == "unknown"
     assert found["failure"]["words"] == ["iona: llama_server.ctx_size: no"]
+
+
+def test_what_a_check_leaves_behind_is_not_waited_for(program: Callable[[str], None]) -> None:
+    program("answer(); subprocess.Popen(['sleep', '5'])")
+    began = time.monotonic()
+    assert watch.check(Path("i.py"), (), ["a"]) == [host("clean", name="a")]
+    assert time.monotonic() - began < 4
+
+
+def test_an_inventory_that_went_wrong_before_the_start_is_told(
+    iona: Desk, hook: Hook, program: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice(look: Callable[[], Check], teller: Teller, *, all_of_them: bool) -> None:
+        iona.teller = teller
+        iona.checks(look(), look(), all_of_them=all_of_them)
+        teller.told.close()
+
+    monkeypatch.setattr(watch, "watch", twice)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    program("sys.exit('line 1: it is not closed')")
+    iona.path.write_text("hosts = [")
+    with pytest.raises(SyntaxError):  # nothing is known of it
+        watch.serve(iona.path, (), 60, hook.address, "")
+    iona.checks([host("drift", SERVE, name="a"), host("drift", SERVE, name="b")])
+    assert iona.teller is not None
+    iona.teller.told.close()
+    watch.serve(iona.path, ("b",), 60, hook.address, "")
+    assert hook.states() == ["drift", "drift", "unknown"]
+    watch.serve(iona.path, (), 60, hook.address, "")
+    assert hook.states() == ["drift", "drift", "unknown", "unknown"]
+    assert hook.got[3]["host"] == "a"
+    assert "line 1: it is not closed" in hook.got[3]["text"]
+    with pytest.raises(SyntaxError):
+        watch.serve(iona.path, ("c",), 60, hook.address, "")
 
 
 def gone(pids: Path) -> bool:
