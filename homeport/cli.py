@@ -197,6 +197,7 @@ def drift(
     teller = None
     if every or tell is not None or unit:  # imported for those alone: a check is over in a second
         from homeport import watch
+        from homeport.teller import Teller
 
         watch.check_options(every=every, tell=tell, unit=unit, to=to, deploy=deploy)
         os.environ.pop(watch.VARIABLE, None)  # no program that is started needs to know it
@@ -206,7 +207,7 @@ def drift(
             return
         if every and tell:
             watch.serve(inventory, limit, watch.seconds(every), tell, words)
-        teller = watch.Teller(inventory, tell, remedy=words) if tell else None
+        teller = Teller(inventory, tell, remedy=words) if tell else None
     result = check(inventory, ROOT / (deploy or "deploys/full.py"), limit=limit)
     found = result_json(str(inventory), result)
     # What is printed comes last: it ends the program when nobody reads it, as with `| head -1`.

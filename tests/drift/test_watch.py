@@ -19,8 +19,8 @@ from homeport import watch
 from homeport.cli import main
 from homeport.report import console
 from homeport.spec import SpecError
+from homeport.teller import Teller
 from homeport.told import Told
-from homeport.watch import Teller
 from homeport.webhook import Webhook
 from tests.drift.hook import TOKEN, Hook
 from tests.drift.test_drift import Checkout

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from homeport import watch
-from homeport.watch import Teller
+from homeport.teller import Teller
 from tests.drift.hook import Hook
 
 pytestmark = pytest.mark.soak
