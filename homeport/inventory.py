@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from homeport.lock import Lock, read_lock
 from homeport.pins import Card, Gpu, Radio, bind, find
+from homeport.reach import private_key
 from homeport.spec import Spec, SpecError
 from homeport.targets import Target, lock_path, read_targets, targets_path
 
@@ -100,7 +101,7 @@ def host_data(node: Spec, target: Target, lock: Lock) -> dict[str, Any]:
         "not_exercised": missing,
     }
     if target.ssh_key:
-        data["ssh_key"] = str(Path(target.ssh_key).expanduser())
+        data["ssh_key"] = str(private_key(target.name, target.ssh_key))
     if target.user != "root":
         data["_sudo"] = True
     return data

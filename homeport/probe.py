@@ -8,7 +8,6 @@ already, and the text says so.
 import json
 import logging
 import shlex
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import paramiko
 from homeport.alive import nodelay
 from homeport.describe import Observed, Reached, Seen, render
 from homeport.observe import program
+from homeport.reach import why_not
 from homeport.spec import SpecError
 
 # paramiko logs what it raises as well, with a traceback: the one line of ours is enough.
@@ -80,7 +80,7 @@ def _connect(way: Reached) -> paramiko.SSHClient:
         )
     except (OSError, paramiko.SSHException) as error:
         client.close()
-        raise SpecError(_why_not(way, error)) from error
+        raise SpecError(why_not(way, error)) from error
     return client
 
 
@@ -89,38 +89,6 @@ class _Accept(paramiko.MissingHostKeyPolicy):
 
     def missing_host_key(self, client: Any, hostname: str, key: paramiko.PKey) -> None:
         pass
-
-
-def _why_not(way: Reached, error: Exception) -> str:
-    """One line: what stood in the way of the connection, and the next command to type."""
-    where = f"{way.user}@{way.address}:{way.port}"
-    bracketed = way.address if way.port == 22 else f"[{way.address}]:{way.port}"
-    port = f"-p {way.port} " if way.port != 22 else ""
-    if isinstance(error, socket.gaierror):
-        return f"{where}: the name does not resolve: `getent hosts {shlex.quote(way.address)}`"
-    if isinstance(error, paramiko.BadHostKeyException):
-        return (
-            f"{where}: shows another host key than ~/.ssh/known_hosts has; if the machine was "
-            f"really built anew: `ssh-keygen -R {shlex.quote(bracketed)}`"
-        )
-    if isinstance(error, paramiko.PasswordRequiredException):
-        add = shlex.join(["ssh-add", *([way.key] if way.key else [])])
-        return f"{where}: the key has a passphrase: `{add}`"
-    if isinstance(error, paramiko.AuthenticationException) or "No authentication" in str(error):
-        return (
-            f"{where}: accepts none of your ssh keys: "
-            f"`ssh-copy-id {port}{shlex.quote(f'{way.user}@{way.address}')}`, or name one by --key"
-        )
-    verbose = way.ssh.replace("ssh ", "ssh -v ", 1)
-    return f"{where}: no ssh connection: {_words(error)}: `{verbose} true` shows how far it gets"
-
-
-def _words(error: Exception) -> str:
-    """What the system says of `error`: paramiko wraps one error for each address of a name."""
-    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
-        each = (getattr(inner, "strerror", None) or str(inner) for inner in error.errors.values())
-        return ", ".join(dict.fromkeys(each))
-    return str(error) or type(error).__name__
 
 
 def _seen(client: paramiko.SSHClient, way: Reached) -> Seen:

@@ -10,6 +10,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 
 from homeport import alive
+from homeport.reach import way_to, why_not
 from homeport.run import begin
 from homeport.spec import SpecError
 
@@ -25,7 +26,8 @@ def connect(host: Host) -> paramiko.SSHClient:
     try:
         host.connect(show_errors=False, raise_exceptions=True)
     except PyinfraError as error:
-        raise SpecError(f"{_where(host)}: cannot connect: {error}") from error
+        cause = error.__context__ or error
+        raise SpecError(why_not(way_to(host.data.dict()), cause, "its targets file")) from error
     client: paramiko.SSHClient = host.connector.client  # type: ignore[attr-defined]
     return client
 

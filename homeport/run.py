@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gevent
 import pyinfra
 from pyinfra.api.config import Config
-from pyinfra.api.connect import connect_all, disconnect_all
+from pyinfra.api.connect import disconnect_all
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.api.inventory import Inventory
@@ -24,8 +25,10 @@ from pyinfra_cli.util import load_deploy_file
 
 from homeport import connector, quicker, waiting
 from homeport.pending import plain
+from homeport.reach import check_passphrase, way_to, why_not
 from homeport.result import Change, Failure, HostResult, Progress, RunResult
 from homeport.spec import SpecError
+from homeport.targets import Target
 
 
 class Words(logging.Handler):
@@ -37,6 +40,16 @@ class Words(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
+
+
+class _Unreached(BaseStateCallback):
+    """Keeps why a host could not be connected to, where the words for a lost one are."""
+
+    @staticmethod
+    def host_connect_error(state: State, host: Host, error: BaseException) -> None:
+        if isinstance(host.connector, connector.HomeportConnector):
+            way = way_to(host.data.dict())
+            host.connector.lost = why_not(way, error.__context__ or error, "its targets file")
 
 
 class _Events(BaseStateCallback):
@@ -155,7 +168,12 @@ def begin(
     inventory = load(path, limit, data)
     ctx_inventory.set(inventory)
     chosen = [host for host in inventory if not limit or host.name in limit]
+    for host in chosen:
+        target: Target | None = host.data.get("target")
+        if target and target.ssh_key:
+            check_passphrase(host.name, target.ssh_key)
     state.init(inventory, config, initial_limit=chosen)
+    state.add_callback_handler(_Unreached())
     return state, words
 
 
@@ -208,11 +226,28 @@ def _close(
         result.failure = failure(state, host, words.lines, "reading what is to be said at the end")
 
 
+def _connect(state: State) -> None:
+    """Connect to the chosen hosts; one that cannot be connected to does not stop the others."""
+
+    def connect(host: Host) -> None:
+        try:
+            host.connect()
+        except Exception as error:  # noqa: BLE001  # pyinfra expects some, and we need the rest
+            pyinfra.logger.error(f"[{host.name}] {error}")
+
+    hosts = list(state.limit_hosts)
+    gevent.joinall([state.pool.spawn(connect, host) for host in hosts])
+    for host in hosts:
+        if host.connected:
+            state.activate_host(host)
+    state.fail_hosts({host for host in hosts if not host.connected}, len(hosts))
+
+
 def _drive(state: State, deploy: Path, events: _Events) -> None:
     """Connect, prepare and execute. What fails is in `state`; only wrong input is raised."""
     try:
         state.set_stage(StateStage.Connect)
-        connect_all(state)
+        _connect(state)
         state.set_stage(StateStage.Prepare)
         load_deploy_file(state, str(deploy))
         events.total = len(state.get_op_order())
@@ -222,7 +257,7 @@ def _drive(state: State, deploy: Path, events: _Events) -> None:
     except SpecError:
         raise
     except PyinfraError as error:
-        # "No hosts remaining!" and its like: which host failed, and why, is in the state.
-        if not state.failed_hosts:
+        # None are left after "No hosts remaining!": which failed, and why, is in the state.
+        if state.active_hosts:
             pyinfra.logger.error(str(error))
             state.failed_hosts.update(state.active_hosts)

@@ -79,6 +79,19 @@ def write(directory: Path, old: str, new: str, port: int = 22, right: str = RIGH
     return path
 
 
+def homeport(*words: str) -> subprocess.CompletedProcess[str]:
+    """What `bin/homeport WORDS` does and says."""
+    return subprocess.run(
+        [sys.executable, "-m", "homeport.cli", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 def test_iona_itself_is_right(tmp_path: Path) -> None:
     assert [host.name for host in load(write(tmp_path, "", ""))] == ["iona"]
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 DEPLOY = """
 from pyinfra import host
@@ -49,17 +50,23 @@ print(json.dumps({
 """
 
 
-def test_a_run_says_what_it_did(tmp_path: Path) -> None:
-    (tmp_path / "inventory.py").write_text('hosts = ["@local", ]\n')
-    (tmp_path / "deploy.py").write_text(DEPLOY.replace('host.name == "bad"', "True"))
+def drive(directory: Path) -> Any:
+    """What `DRIVER` says of the inventory and the deploy in `directory`."""
+    files = (str(directory / "inventory.py"), str(directory / "deploy.py"))
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path / "inventory.py"), str(tmp_path / "deploy.py")],
+        [sys.executable, "-c", DRIVER, *files],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_run_says_what_it_did(tmp_path: Path) -> None:
+    (tmp_path / "inventory.py").write_text('hosts = ["@local", ]\n')
+    (tmp_path / "deploy.py").write_text(DEPLOY.replace('host.name == "bad"', "True"))
+    said = drive(tmp_path)
     host = said["hosts"]["@local"]
     assert said["ok"] is False
     assert host["operations"] == 4
@@ -70,6 +77,17 @@ def test_a_run_says_what_it_did(tmp_path: Path) -> None:
         ["two | changes", 1, 4],
         ["three | refuses", 2, 4],
     ]
+
+
+def test_a_host_that_is_not_connected_fails_and_stops_no_other(tmp_path: Path) -> None:
+    hosts = '[("@ssh/192.0.2.1", {"ssh_key": "/nope"}), "@local"]'
+    (tmp_path / "inventory.py").write_text(f"hosts = {hosts}\n")
+    (tmp_path / "deploy.py").write_text(DEPLOY)
+    said = drive(tmp_path)
+    assert said["ok"] is False
+    assert said["hosts"]["@local"]["changed"] == ["two | changes", "four | after"]
+    words = ["[@ssh/192.0.2.1] No such private key file: /nope"]
+    assert said["hosts"]["@ssh/192.0.2.1"]["failure"][1] == words
 
 
 def test_pyinfra_is_the_version_that_was_read() -> None:

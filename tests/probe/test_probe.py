@@ -4,11 +4,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import paramiko
 import pytest
 
 from homeport.describe import Reached, Seen, assign, lacks, render
-from homeport.probe import _why_not, probe
+from homeport.probe import probe
 from homeport.spec import SpecError
 from homeport.targets import Target, read_targets
 from homeport_node.probe import has_access_point, parse_gpus, pci_address
@@ -246,29 +245,6 @@ def test_access_point_mode_is_read_from_its_own_list() -> None:
     assert has_access_point(IW_AP)
     assert not has_access_point(IW_NO_AP)
     assert not has_access_point("")
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (socket.gaierror(-2, "unknown"), "does not resolve: `getent hosts 192.0.2.10`"),
-        (
-            paramiko.ssh_exception.NoValidConnectionsError(
-                {("192.0.2.10", 2222): ConnectionRefusedError(111, "Connection refused")}
-            ),
-            "Connection refused: `ssh -v -p 2222 -i k op@192.0.2.10 true`",
-        ),
-        (TimeoutError("timed out"), "timed out: `ssh -v"),
-        (paramiko.AuthenticationException("no"), "`ssh-copy-id -p 2222 op@192.0.2.10`"),
-        (paramiko.SSHException("No authentication methods available"), "`ssh-copy-id"),
-        (paramiko.PasswordRequiredException("locked"), "`ssh-add k`"),
-    ],
-)
-def test_why_a_machine_was_not_reached(error: Exception, words: str) -> None:
-    way = Reached(address="192.0.2.10", user="op", port=2222, key="k")
-    line = _why_not(way, error)
-    assert words in line
-    assert "\n" not in line
 
 
 def test_a_key_that_is_not_there_is_named() -> None:
