@@ -44,7 +44,10 @@ class _JsonFile(click.ParamType[str]):
     name = "file"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        return "-" if value == "-" else str(HERE / value)
+        path = HERE / value
+        if value != "-" and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            fail("--json", value, "must be a file in a folder that exists and can be written to")
+        return "-" if value == "-" else str(path)
 
 
 INVENTORY = click.argument("inventory", type=_FromHere())
@@ -208,6 +211,8 @@ def drift(
         if every and tell:
             watch.serve(inventory, limit, watch.seconds(every), tell, words)
         teller = Teller(inventory, tell, remedy=words) if tell else None
+    if deploy and not deploy.is_file():
+        fail("--deploy", str(deploy), "must be a deploy: there is no such file")
     result = check(inventory, ROOT / (deploy or "deploys/full.py"), limit=limit)
     found = result_json(str(inventory), result)
     # What is printed comes last: it ends the program when nobody reads it, as with `| head -1`.

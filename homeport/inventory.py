@@ -15,15 +15,18 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
+from homeport.faults import in_one_line
 from homeport.lock import Lock, read_lock
 from homeport.pins import Card, Gpu, Radio, bind, find
 from homeport.reach import private_key
-from homeport.spec import Spec, SpecError
+from homeport.spec import Spec, SpecError, fail
 from homeport.targets import Target, lock_path, read_targets, targets_path
 
 S = TypeVar("S", bound=Spec)
 
 HostEntry = tuple[str, dict[str, Any]]
+
+NO_HOSTS = "names no hosts: end it with `hosts = inventory(__file__, …)`"
 
 # While `unbound` runs an inventory, its nodes are put here and nothing else is read.
 _collecting: dict[str, Spec] | None = None
@@ -113,6 +116,9 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
     Raises `SpecError`, naming the field and the remedy, for anything that is wrong with the
     inventory, its targets file or its lock.
     """
+    for name, node in nodes.items():
+        if not isinstance(node, Spec):
+            fail(name, node, "must be a Node(…)")
     if _collecting is not None:
         _collecting.update(nodes)
         return []
@@ -150,11 +156,12 @@ def unbound(path: Path) -> dict[str, Spec]:
     Raises `SpecError` for wrong input.
     """
     global _collecting
-    if not path.is_file():
-        raise SpecError(f"{path}: there is no such inventory")
     _collecting = {}
     try:
-        runpy.run_path(str(path))
+        with in_one_line(path):
+            variables = runpy.run_path(str(path))
+        if not _collecting or "hosts" not in variables:
+            raise SpecError(f"{path}: {NO_HOSTS}")
         return _collecting
     finally:
         _collecting = None

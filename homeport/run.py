@@ -24,6 +24,8 @@ from pyinfra_cli.inventory import make_inventory
 from pyinfra_cli.util import load_deploy_file
 
 from homeport import connector, quicker, waiting
+from homeport.faults import in_one_line
+from homeport.inventory import NO_HOSTS
 from homeport.pending import plain
 from homeport.reach import check_passphrase, way_to, why_not
 from homeport.result import Change, Failure, HostResult, Progress, RunResult
@@ -83,13 +85,12 @@ def load(path: Path, limit: tuple[str, ...] = (), data: dict[str, str] | None = 
 
     Raises `SpecError` for wrong input.
     """
-    if not path.is_file():
-        raise SpecError(f"{path}: there is no such inventory")
     if not ctx_state.isset():  # pyinfra notes in its state which file it is executing
         ctx_state.set(State())
-    inventory: Inventory = make_inventory(str(path), data or None, str(Path.cwd()))
+    with in_one_line(path):
+        inventory: Inventory = make_inventory(str(path), data or None, str(Path.cwd()))
     if len(inventory) == 0:
-        raise SpecError(f"{path}: names no hosts: end it with `hosts = inventory(__file__, …)`")
+        raise SpecError(f"{path}: {NO_HOSTS}")
     known = {host.name for host in inventory}
     for name in limit:
         if name not in known:

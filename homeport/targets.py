@@ -226,7 +226,9 @@ def read_targets(path: Path) -> dict[str, Target]:
         )
     try:
         value = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not even UTF-8
         raise SpecError(f"{path}: is not TOML: {error}") from error
     for key in value.keys() - {"hosts", "sources"}:
         raise SpecError(f"{path}: {key}: is not a known table; known: hosts, sources")

@@ -4,10 +4,12 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from homeport.inventory import unbound
 from homeport.run import load
 from homeport.spec import SpecError
 
@@ -61,10 +63,28 @@ CASES = {
         'model="modl.gguf"',
         "llama_server.model",
     ),
+    "something else than a node": ("iona=IONA", 'iona="x"', "iona"),
     "a list that pyinfra takes for hosts": (
         "hosts = inventory(",
         'FLAGS = ("a", "b")\nhosts = inventory(',
         "FLAGS",
+    ),
+}
+
+# Files that are no good Python, and what is said of each after its path.
+BROKEN = {
+    "undefined name": ("\nx = CTX\n", ":2: NameError: name 'CTX' is not defined"),
+    "syntax": ("x = (1,\n", ":1: SyntaxError: '(' was never closed"),
+    "import": ("import deploys.nope\n", ":1: ModuleNotFoundError: No module named 'deploys.nope'"),
+    "any exception": ("def f():\n    1 / 0\n\nf()\n", ":2: ZeroDivisionError: division by zero"),
+    "no __file__": (
+        "from homeport.inventory import inventory\nhosts = inventory(n=1)\n",
+        ":2: TypeError: inventory() missing 1 required positional argument: 'file'",
+    ),
+    "no hosts": ("x = 1\n", ": names no hosts: end it with `hosts = inventory(__file__, …)`"),
+    "hosts by another name": (
+        IONA.replace("hosts = inv", "_hosts = inv"),
+        ": names no hosts: end it with `hosts = inventory(__file__, …)`",
     ),
 }
 
@@ -105,6 +125,49 @@ def test_one_line_names_the_field(tmp_path: Path, name: str) -> None:
     assert line.split(" ")[1] == f"{field}:", line
     assert line.startswith("iona: ")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("read", [load, unbound])
+@pytest.mark.parametrize("name", BROKEN)
+def test_one_line_names_the_place(
+    tmp_path: Path, name: str, read: Callable[[Path], object]
+) -> None:
+    path = write(tmp_path, "", "")
+    path.write_text(BROKEN[name][0])
+    with pytest.raises(SpecError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}{BROKEN[name][1]}"
+
+
+@pytest.mark.parametrize("read", [load, unbound])
+def test_what_is_no_inventory_is_told_the_others(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    path = write(tmp_path, "", "")
+    with pytest.raises(SpecError, match=rf"nope\.py: there is no such .*; there are {path}$"):
+        read(path.with_name("nope.py"))
+    with pytest.raises(SpecError, match=r"iona\.targets\.toml: is no inventory"):
+        read(path.with_name("iona.targets.toml"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("converge",), "{}:2: NameError: name 'CTX' is not defined"),
+        (("lock",), "{}:2: NameError: name 'CTX' is not defined"),
+        (("drift", "--json", "/none/x"), "--json: '/none/x' must be a file in a folder"),
+        (("drift", "--deploy", "/none.py"), "--deploy: '/none.py' must be a deploy: there is no"),
+    ],
+)
+def test_every_command_says_it_in_one_line(
+    tmp_path: Path, words: tuple[str, ...], line: str
+) -> None:
+    path = write(tmp_path, "", "")
+    path.write_text(BROKEN["undefined name"][0])
+    done = homeport(*words, str(path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(line.format(path))
+    assert "Traceback" not in done.stderr
 
 
 def test_the_shipped_targets_are_refused_with_the_command() -> None:

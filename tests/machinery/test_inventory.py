@@ -191,6 +191,14 @@ def test_wrong_targets_are_refused(tmp_path: Path, text: str, words: str) -> Non
     assert str(path) in str(caught.value)
 
 
+def test_what_is_no_text_is_no_targets_file(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_bytes(b"\xff")
+    with pytest.raises(SpecError, match=r"t\.toml: is not TOML: "):
+        read_targets(tmp_path / "t.toml")
+    with pytest.raises(SpecError, match="Is a directory"):
+        read_targets(tmp_path)
+
+
 def test_the_unfilled_targets_name_the_command() -> None:
     with pytest.raises(SpecError, match="bin/homeport probe HOST --name n"):
         target(address="")
