@@ -75,15 +75,15 @@ def command_line(command: str, inventory: Path) -> str:
     return f"{''.join(settings)}bin/homeport {command} {inventory}"
 
 
+click.UsageError.exit_code = 1  # click's own 2 means "differs" here
+
+
 class _Group(click.Group):
     """Wrong input and refusals end in one line and exit status 1, never in a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.UsageError as error:
-            error.show()
-            raise SystemExit(1) from error  # click's own 2 means "differs" here
         except (PyinfraError, LabError) as error:
             give_up(str(error))
 
@@ -393,8 +393,10 @@ def rehearse(
     inventory: Path, on: Literal["container", "machine"], keep: bool, to: str | None
 ) -> None:
     """Build INVENTORY on a lab machine, with no GPU: converge, verify, converge again."""
+    from homeport.inventory import unbound
     from homeport.lab.rehearse import rehearse as run_rehearsal
 
+    unbound(inventory)  # before anything is installed for it
     _install_lab_packages()
     result = run_rehearsal(inventory, on=on, keep=keep)
     if to:
@@ -458,8 +460,10 @@ def bench_drift(
     to: str | None,
 ) -> None:
     """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far."""
+    from homeport.inventory import unbound
     from homeport.lab.bench_drift import measure
 
+    unbound(inventory)
     try:
         counts = tuple(int(word) for word in hosts.split(",")) if hosts else ()
     except ValueError as error:

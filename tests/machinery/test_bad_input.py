@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from homeport import cli
 from homeport.inventory import unbound
 from homeport.run import load
 from homeport.spec import SpecError
@@ -168,6 +170,21 @@ def test_every_command_says_it_in_one_line(
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(line.format(path))
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("rehearse",), ("bench", "drift")])
+def test_nothing_is_installed_for_no_inventory(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(cli, "_install_lab_packages", lambda: pytest.fail("installed"))
+    done = CliRunner().invoke(cli.main, [*words, "/none.py"])
+    assert done.exit_code == 1
+    assert "/none.py: there is no such inventory" in done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("--frob",), ("bench",), ("drift",), ("drift", "--frob")])
+def test_wrong_usage_is_not_called_a_difference(words: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(cli.main, words).exit_code == 1
 
 
 def test_the_shipped_targets_are_refused_with_the_command() -> None:
