@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 # First of all: gevent must patch the standard library before anything else has imported it.
 import pyinfra_cli  # noqa: F401  # isort: skip
 import click
+from click.core import ParameterSource
 from pyinfra.api.exceptions import PyinfraError
 
 from homeport import report
@@ -104,10 +105,27 @@ def capabilities() -> dict[str, Capability]:
 
 
 @click.group("homeport", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--targets", metavar="FILE", help="Targets file instead of the inventory's own.")
-@click.option("--lock", metavar="FILE", help="Lock instead of the inventory's own.")
-def main(targets: str | None, lock: str | None) -> None:
+@click.option(
+    "--targets",
+    metavar="FILE",
+    envvar="HOMEPORT_TARGETS",
+    show_envvar=True,
+    help="Targets file instead of the inventory's own; goes before COMMAND.",
+)
+@click.option(
+    "--lock",
+    metavar="FILE",
+    envvar="HOMEPORT_LOCK",
+    show_envvar=True,
+    help="Lock instead of the inventory's own; goes before COMMAND.",
+)
+@click.pass_context
+def main(ctx: click.Context, targets: str | None, lock: str | None) -> None:
     """Takes bare machines to working, private LLM nodes, and proves it."""
+    # The variable is what a rehearsal sets, before there is a lock.
+    given = ctx.get_parameter_source("lock") is ParameterSource.COMMANDLINE
+    if lock and given and ctx.invoked_subcommand != "lock" and not (HERE / lock).is_file():
+        fail("--lock", lock, "must be a lock: there is no such file")
     os.chdir(ROOT)
     if targets:
         os.environ["HOMEPORT_TARGETS"] = str(HERE / targets)

@@ -134,10 +134,23 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
                 f"{path.stem}: hosts.{name}: is missing in {where}: "
                 f"`bin/homeport probe HOST --name {name}` prints it for a machine"
             )
+        for need in targets[name].lacks.keys() - (known := _needs()):
+            raise SpecError(
+                f"{where}: hosts.{name}.lacks.{need}: nothing asks for it; "
+                f"known: {', '.join(sorted(known))}"
+            )
         data = host_data(node, targets[name], lock)
         data["inventory_file"] = str(path)  # the connector keeps a record for each inventory
         hosts.append((f"@homeport/{name}", data))
     return hosts
+
+
+def _needs() -> set[str]:
+    """All that a machine may lack: what the specs that are loaded ask for, a Node's among them."""
+    kinds: list[type[Spec]] = [Spec]
+    for kind in kinds:  # grows on the way
+        kinds += kind.__subclasses__()
+    return {need for kind in kinds for need in (*kind.NEEDS, *kind.CHECKS_NEED)}
 
 
 def _no_other_groups(path: Path, variables: dict[str, Any]) -> None:

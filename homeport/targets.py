@@ -23,10 +23,12 @@ TOML, printed by `bin/homeport probe HOST`:
     ca_certificates = ["ca.crt"]            # PEM, relative to this file; trusted on the node
 """
 
+import contextlib
 import os
 import re
 import shlex
 import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,15 +155,24 @@ class Target(Spec):
             HOST_KEY.fullmatch(self.host_key) is not None,
             "must be a key as `ssh-keyscan` prints it, without the name: ssh-ed25519 AAAA…",
         )
+        good = not re.search(r"[@/]|^[^:]*:[^:]*$", self.address)
+        self.require(
+            "address", good, "must be a name or an IP address alone: user and port are fields"
+        )
         self.require("port", is_port(self.port), "must be a TCP port, 1 to 65535")
         for uuid in self.gpus.values():
             good = not uuid or GPU_UUID.fullmatch(uuid) is not None
             self.require("gpus", good, "must hold UUIDs as `nvidia-smi -L` prints them: GPU-…")
+        self._require_different("gpus", "UUID", self.gpus.values())
+        self._require_different("radios", "MAC address", self.radios.values())
         for mac in self.radios.values():
             good = not mac or MAC.fullmatch(mac) is not None
             self.require("radios", good, "must hold MAC addresses such as 02:00:00:00:00:01")
-        places = [card.place for card in self.pci.values()]
-        self.require("pci", len({*places}) == len(places), "must name each place once")
+        self._require_different("pci", "place", [card.place for card in self.pci.values()])
+
+    def _require_different(self, table: str, what: str, ids: Iterable[str]) -> None:
+        filled = [one for one in ids if one]
+        self.require(table, len({*filled}) == len(filled), f"must name each {what} once")
 
     @property
     def probe(self) -> str:
@@ -202,8 +213,24 @@ def _host(name: str, fields: dict[str, Any], sources: Sources) -> Target:
     cards = fields.get("pci", {})
     if not isinstance(cards, dict) or not all(isinstance(card, dict) for card in cards.values()):
         raise SpecError(f"hosts.{name}.pci: {cards!r} must be a table of tables, one for a handle")
-    pci = {handle: PciCard(**card) for handle, card in cards.items() if any(card.values())}
-    return Target(**{**fields, "name": name, "sources": sources, "pci": pci})
+    pci = {}
+    for handle, card in cards.items():
+        if any(card.values()):
+            with _named("pci", f"hosts.{name}.pci.{handle}"):
+                pci[handle] = PciCard(**card)
+    with _named("target", f"hosts.{name}"):
+        return Target(**{**fields, "name": name, "sources": sources, "pci": pci})
+
+
+@contextlib.contextmanager
+def _named(stem: str, place: str) -> Iterator[None]:
+    """In errors, name the fields of the spec `stem` by their `place` in the file."""
+    try:
+        yield
+    except SpecError as error:
+        # The inventory that asks goes before, where there is one; the file is named anyway.
+        text = re.sub(rf"^([^:]*: )?{stem}\.", f"{place}.", str(error))
+        raise SpecError(text) from error
 
 
 def targets_path(inventory: Path) -> Path:
@@ -245,7 +272,8 @@ def read_targets(path: Path) -> dict[str, Target]:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise SpecError(f"sources.ca_certificates: {names!r} must be a list of file names")
         certificates = tuple((path.parent / name).read_text() for name in names)
-        sources = Sources(**raw, ca_certificates=certificates)
+        with _named("sources", "sources"):
+            sources = Sources(**raw, ca_certificates=certificates)
         return {
             name: _host(name, fields, sources) for name, fields in value.get("hosts", {}).items()
         }

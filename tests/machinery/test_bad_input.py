@@ -129,6 +129,17 @@ def test_one_line_names_the_field(tmp_path: Path, name: str) -> None:
     assert "\n" not in line
 
 
+def test_what_nothing_asks_for_is_not_lacking(tmp_path: Path) -> None:
+    path = write(tmp_path, "", "")
+    targets = path.with_name("iona.targets.toml")
+    targets.write_text(f"{targets.read_text()}lacks = {{ radios = 'none' }}\n")
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    known = "boot_loader, cuda, iommu, kernel, nvidia_driver, radio"
+    line = f"{targets}: hosts.iona.lacks.radios: nothing asks for it; known: {known}"
+    assert str(caught.value) == line
+
+
 @pytest.mark.parametrize("read", [load, unbound])
 @pytest.mark.parametrize("name", BROKEN)
 def test_one_line_names_the_place(
@@ -170,6 +181,16 @@ def test_every_command_says_it_in_one_line(
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(line.format(path))
     assert "Traceback" not in done.stderr
+
+
+def test_a_lock_that_is_not_there_is_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEPORT_LOCK", "")
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(cli.main, ["--lock", "no.lock", "drift", "/none.py"])
+    assert done.exit_code == 1
+    assert "--lock: 'no.lock' must be a lock: there is no such file" in done.stderr
+    done = CliRunner().invoke(cli.main, ["--lock", "no.lock", "lock", "/none.py"])
+    assert "there is no such inventory" in done.stderr
 
 
 @pytest.mark.parametrize("words", [("rehearse",), ("bench", "drift")])

@@ -14,6 +14,7 @@ from homeport.spec import Spec, SpecError
 from homeport.targets import Sources, Target, read_targets
 
 SHA = "sha256:" + "0" * 64
+MAC = "02:00:00:00:00:01"
 UUID = "GPU-00000000-0000-0000-0000-000000000001"
 
 
@@ -160,7 +161,7 @@ HOST = "[hosts.iona]\naddress = 'a'\nhost_key = 'ssh-ed25519 A'\n"
         ("[hosts.iona]\naddress = 'a'\nhost_key = ''\n", "not filled in: iona has no host_key"),
         (
             f"{HOST}prt = 1\n",
-            "target.prt: 1 is given for an",
+            ": hosts.iona.prt: 1 is given for an",
         ),
         ("[sources]\nhubb = 'x'\n", "sources.hubb: 'x' is given for an unknown field"),
         ("[sources]\nca_certificates = ['no.crt']\n", "sources.ca_certificates: "),
@@ -171,13 +172,18 @@ HOST = "[hosts.iona]\naddress = 'a'\nhost_key = 'ssh-ed25519 A'\n"
         ("[sources]\nhub = 'x'\n", "sources.hub: 'x' must be an address"),
         ("[sources]\npypi = 'x'\n", "sources.pypi: 'x' must be an address"),
         ("[sources]\nregistries = {'ghcr.io' = 'https://r'}\n", "without a scheme: 'https://r'"),
-        (f"{HOST}port = 70000\n", "target.port: 70000 must be a TCP port"),
+        (f"{HOST}port = 70000\n", ": hosts.iona.port: 70000 must be a TCP port"),
         (f"{HOST}gpus = {{ left = '0' }}\n", "must hold UUIDs as `nvidia-smi -L` prints them"),
         (f"{HOST}radios = {{ h = 'wlan0' }}\n", "must hold MAC addresses"),
         (
             "[hosts.iona]\naddress = 'a'\nhost_key = 'nonsense'\n",
-            "target.host_key: 'nonsense' must",
+            ": hosts.iona.host_key: 'nonsense' must",
         ),
+        (f"{HOST}pci = {{ left = {{ id = 'x' }} }}\n", ": hosts.iona.pci.left.subsystem: "),
+        (f"{HOST}gpus = {{ a = '{UUID}', b = '{UUID}' }}\n", "must name each UUID once"),
+        (f"{HOST}radios = {{ a = '{MAC}', b = '{MAC}' }}\n", "must name each MAC address once"),
+        (HOST.replace("'a'", "'root@a'"), ": hosts.iona.address: 'root@a' must be a name or an IP"),
+        (HOST.replace("'a'", "'a:22'"), ": hosts.iona.address: 'a:22' must be a name or an IP"),
         ("[host]\n", "host: is not a known table; known: hosts, sources"),
         ("[hosts", "is not TOML"),
     ],

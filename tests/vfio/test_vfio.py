@@ -131,11 +131,11 @@ def test_the_probe_is_told_which_cards_are_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"id": "0x10de:1e07"}, "pci.id: '0x10de:1e07' must be two numbers in hex"),
-        ({"subsystem": ""}, "pci.subsystem: '' must be two numbers in hex"),
-        ({"place": "00:01.0 00.0"}, "pci.place: '00:01.0 00.0' must be a root bus"),
-        ({"address": "01:00.0"}, "pci.address: '01:00.0' must be a PCI address"),
-        ({"slot": "1"}, "pci.slot"),
+        ({"id": "0x10de:1e07"}, "hosts.n.pci.left.id: '0x10de:1e07' must be two numbers in hex"),
+        ({"subsystem": ""}, "hosts.n.pci.left.subsystem: '' must be two numbers in hex"),
+        ({"place": "00:01.0 00.0"}, "hosts.n.pci.left.place: '00:01.0 00.0' must be a root bus"),
+        ({"address": "01:00.0"}, "hosts.n.pci.left.address: '01:00.0' must be a PCI address"),
+        ({"slot": "1"}, "hosts.n.pci.left.slot"),
     ],
 )
 def test_wrong_targets_are_refused(tmp_path: Path, fields: dict[str, str], words: str) -> None:
