@@ -19,7 +19,7 @@ from pyinfra.api.exceptions import PyinfraError
 from homeport import report
 from homeport.capability import Capability
 from homeport.lab import LabError
-from homeport.spec import SpecError, fail
+from homeport.spec import fail
 from homeport.targets import lock_path, read_targets, targets_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,15 @@ class _FromHere(click.ParamType[Path]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
         return value if isinstance(value, Path) else _from_here(value)
+
+
+class _Key(click.ParamType[str]):
+    name = "file"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        path = Path(os.path.normpath(HERE / Path(value).expanduser()))
+        home = Path.home()
+        return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 class _JsonFile(click.ParamType[str]):
@@ -289,51 +298,57 @@ def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | N
 
 @main.command()
 @click.argument("host")
-@click.option("--user", default="root", show_default=True)
-@click.option("--port", default=22, show_default=True)
-@click.option("--key", default="", metavar="FILE", help="Private ssh key; else the agent's.")
-@click.option("--name", default="", help="The host's name; else the inventory's, else node.")
-@click.option("--inventory", type=_FromHere(), help="Take the handles it asks for.")
-@click.option("--write", is_flag=True, help="Write it to the inventory's targets file instead.")
+@click.option("--user", default="root", show_default=True, help="Who logs in there.")
+@click.option("--port", default=22, show_default=True, help="Its ssh port.")
+@click.option(
+    "--key", type=_Key(), metavar="FILE", help="Private key to log in with; else the agent's."
+)
+@click.option("--name", default="", help="The host's name; else the inventory's only one, or node.")
+@click.option(
+    "--inventory",
+    type=_FromHere(),
+    help="Inventory whose GPU, card and radio names to fill in.",
+)
+@click.option(
+    "--write",
+    is_flag=True,
+    help="Put it into the inventory's targets file instead of printing it; needs --inventory; "
+    "what was there is kept as .old.",
+)
 def probe(
-    host: str, user: str, port: int, key: str, name: str, inventory: Path | None, write: bool
+    host: str,
+    user: str,
+    port: int,
+    key: str | None,
+    name: str,
+    inventory: Path | None,
+    write: bool,
 ) -> None:
     """Read the machine HOST and print its targets file."""
+    from homeport.inventory import handles_of, unbound
     from homeport.probe import probe as read_machine
+    from homeport.targets_text import put
 
-    handles = _handles(inventory) if inventory else {}
-    name = name or (inventory.stem if inventory else "node")
     if write and inventory is None:
         raise click.UsageError("--write needs --inventory: it says which targets file")
-    text = read_machine(host, user=user, port=port, key=key, name=name, handles=handles)
+    nodes = unbound(inventory) if inventory else {}
+    if len(nodes) < 2:
+        name = name or next(iter(nodes), "node")
+    if nodes and name not in nodes:
+        fail("--name", name, f"must be a host of {inventory}: {', '.join(nodes)}")
+    handles = handles_of(nodes[name]) if nodes else {}
+    text = read_machine(host, user=user, port=port, key=key or "", name=name, handles=handles)
     if not write or inventory is None:
         sys.stdout.write(text)
         return
     path = targets_path(inventory)
-    if path.exists() and _is_filled_in(path):
-        path.rename(path.with_name(f"{path.name}.old"))
-        report.console.print(f"{path}.old: what was there before")
-    path.write_text(text)
+    aside = put(path, name, text)
+    if aside:
+        report.console.print(f"{aside}: what was there before")
     report.console.print(
         f"{path}: written. Compare the host key and the handles in it. "
         f"Next: {command_line('lock', inventory)}"
     )
-
-
-def _is_filled_in(path: Path) -> bool:
-    """Whether the targets file at `path` holds anything that a person would miss."""
-    try:
-        read_targets(path)
-    except SpecError as error:
-        return "is not filled in" not in str(error)
-    return True
-
-
-def _handles(inventory: Path) -> dict[str, list[str]]:
-    """The GPU and radio handles that `inventory` asks a targets file for."""
-    from homeport.inventory import handles_of
-
-    return handles_of(inventory)
 
 
 @main.command()

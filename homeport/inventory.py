@@ -180,11 +180,11 @@ def unbound(path: Path) -> dict[str, Spec]:
         _collecting = None
 
 
-def handles_of(path: Path) -> dict[str, list[str]]:
-    """{"gpus": ["left", …], "cards": […], "radios": […]}: handles in the inventory at `path`."""
-    found: dict[str, list[str]] = {"gpus": [], "cards": [], "radios": []}
-    for node in unbound(path).values():
-        found["gpus"] += [pin.handle for pin in find(node, Gpu)]
-        found["cards"] += [pin.handle for pin in find(node, Card)]
-        found["radios"] += [pin.handle for pin in find(node, Radio)]
+def handles_of(node: Spec) -> dict[str, list[str]]:
+    """{"gpus": ["left", …], "cards": […], "radios": […]}: the handles that `node` asks for."""
+    found = {
+        "gpus": [pin.handle for pin in find(node, Gpu)],
+        "cards": [pin.handle for pin in find(node, Card)],
+        "radios": [pin.handle for pin in find(node, Radio)],
+    }
     return {table: list(dict.fromkeys(names)) for table, names in found.items()}

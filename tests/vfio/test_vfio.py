@@ -125,7 +125,7 @@ def test_the_probe_is_told_which_cards_are_asked_for(tmp_path: Path) -> None:
         "from homeport.inventory import inventory\nfrom homeport.pins import card\n"
         "hosts = inventory(__file__, n=Node(name='n', vfio=Vfio(cards=(card('right'),))))\n"
     )
-    assert handles_of(path) == {"gpus": [], "cards": ["right"], "radios": []}
+    assert handles_of(unbound(path)["n"]) == {"gpus": [], "cards": ["right"], "radios": []}
 
 
 @pytest.mark.parametrize(
