@@ -20,7 +20,7 @@ from homeport.lock import Lock, read_lock
 from homeport.pins import Card, Gpu, Radio, bind, find
 from homeport.reach import private_key
 from homeport.spec import Spec, SpecError, fail
-from homeport.targets import Target, lock_path, read_targets, targets_path
+from homeport.targets import Target, lock_path, probe_command, read_targets, targets_path
 
 S = TypeVar("S", bound=Spec)
 
@@ -131,8 +131,7 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
     for name, node in nodes.items():
         if name not in targets:
             raise SpecError(
-                f"{path.stem}: hosts.{name}: is missing in {where}: "
-                f"`bin/homeport probe HOST --name {name}` prints it for a machine"
+                f"{path.stem}: hosts.{name}: is missing in {where}: {probe_command(where, name)}"
             )
         for need in targets[name].lacks.keys() - (known := _needs()):
             raise SpecError(

@@ -129,7 +129,7 @@ def make_lock(
         if host not in targets:
             raise SpecError(
                 f"hosts.{host}: is missing in the targets file: "
-                f"`bin/homeport probe HOST --name {host}` prints it for a machine"
+                f"`bin/homeport probe HOST --inventory INVENTORY --name {host} --write`"
             )
         sources = targets[host].sources
         for image in find(node, Image):

@@ -1,6 +1,6 @@
 """The targets file: which machine carries each host of an inventory, and where things come from.
 
-TOML, printed by `bin/homeport probe HOST`:
+TOML, written by `bin/homeport probe HOST --inventory inventory/iona.py --write`:
 
     [hosts.iona]
     address  = "192.0.2.10"                 # a name or an IP address
@@ -144,18 +144,12 @@ class Target(Spec):
     sources: Sources = field(default_factory=lambda: Sources())
 
     def validate(self) -> None:
-        if not self.address or not self.host_key:
-            raise SpecError(
-                f"{self.name}: the targets file is not filled in: {self.name} has no "
-                f"{'address' if not self.address else 'host_key'}. Read the machine with "
-                f"`bin/homeport probe HOST --name {self.name}` and put what it prints there"
-            )
         self.require(
             "host_key",
             HOST_KEY.fullmatch(self.host_key) is not None,
             "must be a key as `ssh-keyscan` prints it, without the name: ssh-ed25519 AAAA…",
         )
-        good = not re.search(r"[@/]|^[^:]*:[^:]*$", self.address)
+        good = bool(self.address) and not re.search(r"[@/]|^[^:]*:[^:]*$", self.address)
         self.require(
             "address", good, "must be a name or an IP address alone: user and port are fields"
         )
@@ -208,8 +202,22 @@ class Target(Spec):
         return known[handle]
 
 
-def _host(name: str, fields: dict[str, Any], sources: Sources) -> Target:
-    """The target `name` of the file's table `fields`. Raises `SpecError`."""
+def probe_command(path: Path, name: str = "") -> str:
+    """The command that fills in the targets file at `path`, or its table of the host `name`."""
+    inventory = path.with_name(f"{path.name.removesuffix('.targets.toml')}.py")
+    here = Path.cwd()
+    shown = inventory.relative_to(here) if inventory.is_relative_to(here) else inventory
+    which = f" --name {name}" if name not in ("", inventory.stem) else ""
+    words = f"--inventory {shown if inventory.is_file() else 'INVENTORY'}{which} --write"
+    return f"`bin/homeport probe HOST {words}` reads the machine and writes it"
+
+
+def _host(path: Path, name: str, fields: dict[str, Any], sources: Sources) -> Target:
+    """The target `name` of the table `fields` of the file at `path`. Raises `SpecError`."""
+    empty = [field for field in ("address", "host_key") if fields.get(field) == ""]
+    if empty:
+        command = probe_command(path, name)
+        raise SpecError(f"hosts.{name}: is not filled in: it has no {empty[0]}: {command}")
     cards = fields.get("pci", {})
     if not isinstance(cards, dict) or not all(isinstance(card, dict) for card in cards.values()):
         raise SpecError(f"hosts.{name}.pci: {cards!r} must be a table of tables, one for a handle")
@@ -248,9 +256,7 @@ def lock_path(inventory: Path) -> Path:
 def read_targets(path: Path) -> dict[str, Target]:
     """The targets in `path` by host name. Raises `SpecError` naming the file and the field."""
     if not path.exists():
-        raise SpecError(
-            f"{path}: there is no targets file: `bin/homeport probe HOST` prints one for a machine"
-        )
+        raise SpecError(f"{path}: there is no targets file: {probe_command(path)}")
     try:
         value = tomllib.loads(path.read_text())
     except OSError as error:
@@ -275,9 +281,10 @@ def read_targets(path: Path) -> dict[str, Target]:
         with _named("sources", "sources"):
             sources = Sources(**raw, ca_certificates=certificates)
         return {
-            name: _host(name, fields, sources) for name, fields in value.get("hosts", {}).items()
+            name: _host(path, name, fields, sources)
+            for name, fields in value.get("hosts", {}).items()
         }
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: sources.ca_certificates: {error}") from error
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error

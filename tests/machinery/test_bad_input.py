@@ -209,7 +209,8 @@ def test_wrong_usage_is_not_called_a_difference(words: tuple[str, ...]) -> None:
 
 
 def test_the_shipped_targets_are_refused_with_the_command() -> None:
-    with pytest.raises(SpecError, match="bin/homeport probe HOST --name iona"):
+    command = "bin/homeport probe HOST --inventory inventory/iona.py --write"
+    with pytest.raises(SpecError, match=command):
         load(ROOT / "inventory" / "iona.py")
 
 

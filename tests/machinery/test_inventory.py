@@ -157,8 +157,14 @@ HOST = "[hosts.iona]\naddress = 'a'\nhost_key = 'ssh-ed25519 A'\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[hosts.iona]\naddress = ''\nhost_key = ''\n", "not filled in: iona has no address"),
-        ("[hosts.iona]\naddress = 'a'\nhost_key = ''\n", "not filled in: iona has no host_key"),
+        (
+            "[hosts.iona]\naddress = ''\nhost_key = ''\n",
+            "hosts.iona: is not filled in: it has no address",
+        ),
+        (
+            "[hosts.iona]\naddress = 'a'\nhost_key = ''\n",
+            "hosts.iona: is not filled in: it has no host_key",
+        ),
         (
             f"{HOST}prt = 1\n",
             ": hosts.iona.prt: 1 is given for an",
@@ -205,14 +211,32 @@ def test_what_is_no_text_is_no_targets_file(tmp_path: Path) -> None:
         read_targets(tmp_path)
 
 
-def test_the_unfilled_targets_name_the_command() -> None:
-    with pytest.raises(SpecError, match="bin/homeport probe HOST --name n"):
-        target(address="")
+@pytest.mark.parametrize(
+    ("file", "host", "words"),
+    [
+        ("iona.targets.toml", "iona", "{0}/iona.py --write"),
+        ("iona.targets.toml", "kea", "{0}/iona.py --name kea --write"),
+        ("other.toml", "kea", "INVENTORY --name kea --write"),
+    ],
+)
+def test_what_is_not_filled_in_names_the_command(
+    tmp_path: Path, file: str, host: str, words: str
+) -> None:
+    (tmp_path / "iona.py").touch()
+    path = tmp_path / file
+    path.write_text(f"[hosts.{host}]\naddress = ''\n")
+    command = f"`bin/homeport probe HOST --inventory {words.format(tmp_path)}`"
+    with pytest.raises(SpecError, match=command):
+        read_targets(path)
 
 
-def test_a_missing_targets_file_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="`bin/homeport probe HOST`"):
-        read_targets(tmp_path / "none.toml")
+def test_a_missing_targets_file_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "iona.py").touch()
+    with pytest.raises(SpecError, match="`bin/homeport probe HOST --inventory iona.py --write`"):
+        read_targets(tmp_path / "iona.targets.toml")
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
