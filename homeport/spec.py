@@ -27,6 +27,9 @@ from typing import Any, ClassVar, NoReturn
 from pyinfra.api.exceptions import PyinfraError
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
+# Characters of a wrong value that a message has at most: a specification can fill a screen.
+SHOWN = 60
+
 
 class SpecError(PyinfraError):
     """Wrong input, found before anything was touched.
@@ -51,14 +54,30 @@ def fail(path: str, given: object, allowed: str) -> NoReturn:
 
     `allowed` says what is allowed and why, and starts with a verb ("must be …").
     """
+    shown = repr(given)
+    shown = shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
+    raise SpecError(f"{_where(path)}: {shown} {allowed}")
+
+
+def _where(path: str) -> str:
     name = _inventory_name()
-    where = f"{name}: {path}" if name else path
-    raise SpecError(f"{where}: {given!r} {allowed}")
+    return f"{name}: {path}" if name else path
 
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+def _wanted(hint: Any, given: object) -> str:
+    """What a value of the type `hint` is, for a person who has `given` another."""
+    if typing.get_origin(hint) is typing.Literal:
+        *others, last = map(repr, typing.get_args(hint))
+        return f"{', '.join(others)} or {last}" if others else last
+    if typing.get_origin(hint) is tuple and not isinstance(given, tuple):
+        return "a tuple: for one, write a comma after it: (…,)"
+    wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+    return f"of type {re.sub(r'[a-z][a-z0-9_.]*[.](?=[A-Za-z])', '', wanted)}"
 
 
 class _SpecType(type):
@@ -77,7 +96,8 @@ class _SpecType(type):
         for name, field in fields.items():
             no_default = field.default is dataclasses.MISSING
             if name not in kwargs and no_default and field.default_factory is dataclasses.MISSING:
-                fail(cls.path_of(name), None, "is missing: this field has no default")  # type: ignore[attr-defined]
+                path = cls.path_of(name)  # type: ignore[attr-defined]
+                raise SpecError(f"{_where(path)}: is missing: it has no default")
         return super().__call__(**kwargs)
 
 
@@ -122,8 +142,7 @@ class Spec(metaclass=_SpecType):
                     raise TypeCheckError("is not an int")
                 check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
             except TypeCheckError:
-                wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-                fail(self.path_of(name), value, f"must be of type {wanted.replace('typing.', '')}")
+                fail(self.path_of(name), value, f"must be {_wanted(hint, value)}")
         self.validate()
 
     def validate(self) -> None:

@@ -83,7 +83,7 @@ def but(**changes: Any) -> dict[str, Any]:
     [
         (lambda: Caddy(sites=()), "caddy.sites: () must name at least one site"),
         (lambda: Caddy(sites=(UI, UI)), "must name each host once"),
-        (lambda: Caddy(sites=(UI,), http=UNKNOWN), "caddy.http: 'open' must be of type"),
+        (lambda: Caddy(sites=(UI,), http=UNKNOWN), "caddy.http: 'open' must be 'redirect' or"),
         (lambda: Caddy(sites=(UI,), max_body_mib=0), "caddy.max_body_mib: 0 must be between"),
         (lambda: Site(name="UI.example.org", to="x"), "caddy.sites.name: 'UI.example.org' must be"),
         (lambda: Site(name="a b {", to="x"), "caddy.sites.name: 'a b {' must be a host name"),

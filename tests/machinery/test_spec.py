@@ -3,9 +3,11 @@
 import copy
 import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 
+from homeport.pins import Gpu
 from homeport.spec import Spec, SpecError, is_host_name, is_inside, is_port
 
 
@@ -15,6 +17,8 @@ class Tap(Spec):
     port: int
     name: str = "a"
     sizes: tuple[int, ...] = ()
+    mode: Literal["on", "off", "idle"] = "on"
+    others: tuple[Gpu, ...] = ()
 
     def validate(self) -> None:
         self.require("port", is_port(self.port), "must be a TCP port, 1 to 65535")
@@ -29,7 +33,7 @@ def test_a_right_one_is_taken() -> None:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({}, "tap.port: None is missing: this field has no default"),
+        ({}, "tap.port: is missing: it has no default"),
         ({"port": 0}, "tap.port: 0 must be a TCP port, 1 to 65535"),
         ({"port": "80"}, "tap.port: '80' must be of type int"),
         ({"port": True}, "tap.port: True must be of type int"),
@@ -39,9 +43,19 @@ def test_a_right_one_is_taken() -> None:
         ),
         (
             {"port": 80, "xyz": 1},
-            "tap.xyz: 1 is given for an unknown field; known: port, name, sizes",
+            "tap.xyz: 1 is given for an unknown field; known: port, name, sizes, mode, others",
         ),
         ({"port": 80, "sizes": (1, "2")}, "tap.sizes: (1, '2') must be of type tuple[int, ...]"),
+        (
+            {"port": 80, "sizes": 1},
+            "tap.sizes: 1 must be a tuple: for one, write a comma after it: (…,)",
+        ),
+        ({"port": 80, "mode": "up"}, "tap.mode: 'up' must be 'on', 'off' or 'idle'"),
+        ({"port": 80, "others": ("a",)}, "tap.others: ('a',) must be of type tuple[Gpu, ...]"),
+        (
+            {"port": "9" * 80},
+            f"tap.port: '{'9' * 58}… must be of type int",
+        ),
     ],
 )
 def test_a_wrong_one_is_one_line(fields: dict[str, object], line: str) -> None:
