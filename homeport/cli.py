@@ -154,6 +154,7 @@ def converge(
     from homeport import run
 
     given = _data(data)
+    run.load(inventory, limit)  # what is wrong with it comes before what it could have besides
     if not lock_path(inventory).exists():
         report.console.print(
             f"no lock: images and models are taken as their tags and branches stand now; "
