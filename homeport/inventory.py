@@ -126,7 +126,7 @@ def inventory(file: str, **nodes: Spec) -> list[HostEntry]:
     _no_other_groups(path, sys._getframe(1).f_globals)
     where = targets_path(path)
     targets = read_targets(where)
-    lock = read_lock(lock_path(path))
+    lock = read_lock(lock_path(path), Path(file))
     hosts = []
     for name, node in nodes.items():
         if name not in targets:

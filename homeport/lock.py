@@ -55,14 +55,14 @@ class Lock:
         return json.dumps(value, indent=2) + "\n"
 
 
-def read_lock(path: Path) -> Lock:
-    """The lock at `path`, or an empty one when there is no such file.
+def read_lock(path: Path, inventory: Path | None = None) -> Lock:
+    """The lock of `inventory` at `path`, or an empty one when there is no such file.
 
     Raises `SpecError` when the file is not a lock that this version writes.
     """
     if not path.exists():
         return Lock()
-    remedy = f"make it anew with `bin/homeport lock inventory/{path.stem}.py`"
+    remedy = f"make it anew with `bin/homeport lock {inventory or path.with_suffix('.py')}`"
     try:
         value = json.loads(path.read_text())
         if value["version"] != VERSION:

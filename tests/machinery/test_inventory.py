@@ -254,8 +254,8 @@ def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_is_no_lock_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "iona.lock"
     path.write_text(text)
-    with pytest.raises(SpecError, match="make it anew with `bin/homeport lock inventory/iona.py`"):
-        read_lock(path)
+    with pytest.raises(SpecError, match="make it anew with `bin/homeport lock mine/iona.py`"):
+        read_lock(path, Path("mine/iona.py"))
 
 
 def test_no_lock_is_an_empty_one(tmp_path: Path) -> None:
