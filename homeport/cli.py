@@ -66,7 +66,10 @@ JSON = click.option(
 )
 
 
-DATA_HELP = "reboot=never names what waits for one; reboot_timeout=SECONDS (900). Repeatable."
+DATA_HELP = (
+    "reboot=never: reboot nothing, and say what waits; reboot_timeout=SECONDS: how long a reboot "
+    "may take (900). Repeatable."
+)
 
 
 def give_up(message: str) -> NoReturn:
@@ -150,7 +153,10 @@ def main(ctx: click.Context, targets: str | None, lock: str | None) -> None:
 def converge(
     inventory: Path, limit: tuple[str, ...], data: tuple[str, ...], to: str | None
 ) -> None:
-    """Make the machines of INVENTORY what it says they are."""
+    """Make the machines of INVENTORY what it says they are.
+
+    Reboots them where something needs it.
+    """
     from homeport import run
 
     given = _data(data)
@@ -199,7 +205,12 @@ def _closing(host: Any) -> list[str]:
 @main.command()
 @INVENTORY
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
-@click.option("--deploy", metavar="FILE", type=_FromHere(), help="Instead of deploys/full.py.")
+@click.option(
+    "--deploy",
+    metavar="FILE",
+    type=_FromHere(),
+    help="Check against this deploy instead of deploys/full.py.",
+)
 @JSON
 @click.option("--every", metavar="DURATION", help="Go on checking: 30s, 5m, 1h. Needs --tell.")
 @click.option(
@@ -286,7 +297,10 @@ def _print_unit(inventory: Path, limit: tuple[str, ...], every: str) -> None:
 @click.option("-k", "expression", default="", help="Only the checks that match, as in pytest.")
 @JSON
 def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | None) -> None:
-    """Check that the nodes of INVENTORY work, from where their users sit."""
+    """Check that the nodes of INVENTORY work, from where their users sit.
+
+    Exits 2 when a check fails.
+    """
     from homeport import verify as verification
     from homeport.remote import check_reachable
 
@@ -355,7 +369,10 @@ def probe(
 @main.command()
 @INVENTORY
 def lock(inventory: Path) -> None:
-    """Pin INVENTORY: images to digests, models to commits, sizes and sha256."""
+    """Pin INVENTORY: images to digests, models to commits, sizes and sha256.
+
+    Needs the targets file (its sources). Gated repositories: HF_TOKEN.
+    """
     from homeport.inventory import unbound
     from homeport.resolve import make_lock
 
@@ -394,7 +411,7 @@ def _verb(name: str, summary: str) -> None:
         _stack_command(inventory, limit, name)
 
 
-_verb("status", "Say what runs on the nodes of INVENTORY, and how it is.")
+_verb("status", "Say what runs on the nodes of INVENTORY. Exits 2 when it is not running.")
 _verb("start", "Start the stack on the nodes of INVENTORY.")
 _verb("stop", "Stop the stack on the nodes of INVENTORY; it stays stopped until `start`.")
 
@@ -405,7 +422,10 @@ _verb("stop", "Stop the stack on the nodes of INVENTORY; it stays stopped until 
 @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
 @click.option("--lines", default=100, show_default=True, help="How many of the last lines.")
 def logs(inventory: Path, service: str | None, limit: tuple[str, ...], lines: int) -> None:
-    """Show the last log lines of the stack, or of one SERVICE."""
+    """Show the last log lines of the stack, or of one SERVICE.
+
+    SERVICE is llama-server or open-webui.
+    """
     _stack_command(inventory, limit, "logs", str(lines), *([service] if service else []))
 
 
@@ -517,7 +537,7 @@ def bench_drift(
 @main.command()
 @click.argument("tiers", nargs=-1)
 def test(tiers: tuple[str, ...]) -> None:
-    """Run the tests: every tier this machine can carry, or the TIERS named (unit, container)."""
+    """Run the tests: unit and container, or the TIERS named (unit, container, machine, soak)."""
     from homeport.tiers import run_tiers
 
     raise SystemExit(run_tiers(tiers))
