@@ -78,7 +78,7 @@ def _connect(way: Reached) -> paramiko.SSHClient:
             auth_timeout=CONNECT_TIMEOUT,
             transport_factory=nodelay,
         )
-    except (OSError, paramiko.SSHException) as error:
+    except (OSError, UnicodeError, paramiko.SSHException) as error:  # UnicodeError: a wrong name
         client.close()
         raise SpecError(why_not(way, error)) from error
     return client

@@ -44,6 +44,8 @@ GPU_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 PCI_ID = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 PCI_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 PCI_PLACE = re.compile(r"[A-Za-z0-9:._-]+(/[A-Za-z0-9:._-]+)+")
+# A user, a scheme or a path; a port; a label that no name has (RFC 1035).
+NO_HOST = re.compile(r"[@/]|^[^:]*:[^:]*$|^\.|\.\.|[^.]{64}")
 ADDRESS = re.compile(r"https?://[^\s/]+(/\S*)?")
 FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 MAC = re.compile(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}")
@@ -149,7 +151,7 @@ class Target(Spec):
             HOST_KEY.fullmatch(self.host_key) is not None,
             "must be a key as `ssh-keyscan` prints it, without the name: ssh-ed25519 AAAA…",
         )
-        good = bool(self.address) and not re.search(r"[@/]|^[^:]*:[^:]*$", self.address)
+        good = bool(self.address) and not NO_HOST.search(self.address)
         self.require(
             "address", good, "must be a name or an IP address alone: user and port are fields"
         )

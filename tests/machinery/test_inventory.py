@@ -190,6 +190,7 @@ HOST = "[hosts.iona]\naddress = 'a'\nhost_key = 'ssh-ed25519 A'\n"
         (f"{HOST}radios = {{ a = '{MAC}', b = '{MAC}' }}\n", "must name each MAC address once"),
         (HOST.replace("'a'", "'root@a'"), ": hosts.iona.address: 'root@a' must be a name or an IP"),
         (HOST.replace("'a'", "'a:22'"), ": hosts.iona.address: 'a:22' must be a name or an IP"),
+        (HOST.replace("'a'", "'a..b'"), ": hosts.iona.address: 'a..b' must be a name or an IP"),
         ("[host]\n", "host: is not a known table; known: hosts, sources"),
         ("[hosts", "is not TOML"),
     ],

@@ -252,6 +252,11 @@ def test_a_key_that_is_not_there_is_named() -> None:
         probe("192.0.2.10", key="/nowhere/id")
 
 
+def test_a_name_that_is_none_is_one_line() -> None:
+    with pytest.raises(SpecError, match=r"root@a\.\.b:22: no ssh connection: "):
+        probe("a..b")
+
+
 def test_a_port_that_nobody_listens_on_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
