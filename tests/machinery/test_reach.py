@@ -37,6 +37,14 @@ def test_why_a_machine_was_not_reached(error: Exception, words: str) -> None:
     assert "\n" not in line
 
 
+def test_a_node_is_known_by_its_targets_file() -> None:
+    key = paramiko.RSAKey.generate(1024)
+    error = paramiko.BadHostKeyException("192.0.2.10", key, key)
+    line = why_not(Reached(address="192.0.2.10"), error, "its targets file")
+    assert "another host key than its targets file has" in line
+    assert "`ssh-keyscan 192.0.2.10`" in line
+
+
 def key(directory: Path, passphrase: str = "") -> Path:
     path = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", path], check=True)
