@@ -275,7 +275,7 @@ def test_each_host_has_its_own_name_for_an_operation(checkout: Checkout, far: st
     assert names == [["Say it on @local"], ["Say it on far"]], said
 
 
-@pytest.mark.parametrize("to", ["-", "/no/such/directory/out.json"])
+@pytest.mark.parametrize("to", ["-", "/dev/full"])
 def test_json_that_cannot_be_written_is_one_line(to: str, checkout: Checkout, unread: int) -> None:
     checkout.to, checkout.stdout = to, unread
     code, _, said = checkout.drift('"@local"', 'step.say("true")')

@@ -597,7 +597,7 @@ def test_an_inventory_that_went_wrong_before_the_start_is_told(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     program("sys.exit('line 1: it is not closed')")
     iona.path.write_text("hosts = [")
-    with pytest.raises(SyntaxError):  # nothing is known of it
+    with pytest.raises(SpecError, match="SyntaxError"):  # nothing is known of it
         watch.serve(iona.path, (), 60, hook.address, "")
     iona.checks([host("drift", SERVE, name="a"), host("drift", SERVE, name="b")])
     assert iona.teller is not None
@@ -608,7 +608,7 @@ def test_an_inventory_that_went_wrong_before_the_start_is_told(
     assert hook.states() == ["drift", "drift", "unknown", "unknown"]
     assert hook.got[3]["host"] == "a"
     assert "line 1: it is not closed" in hook.got[3]["text"]
-    with pytest.raises(SyntaxError):
+    with pytest.raises(SpecError, match="SyntaxError"):
         watch.serve(iona.path, ("c",), 60, hook.address, "")
 
 

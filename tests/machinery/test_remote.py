@@ -96,11 +96,11 @@ def test_a_host_that_is_down_does_not_keep_the_others_from_answering(
     output, statuses, cause = _end(_begin(tmp_path, hosts))
     assert (output, statuses) == ("here", {"good": 0})
     first, second = cause.splitlines()
-    assert first.startswith("down: kim@127.0.0.1:1: cannot connect: Could not connect")
-    assert second.startswith(f"stranger: kim@127.0.0.1:{way.port}: cannot connect: ")
+    assert first.startswith("down: kim@127.0.0.1:1: no ssh connection: Connection refused: `ssh -v")
+    assert second.startswith(f"stranger: kim@127.0.0.1:{way.port}: ")
     assert "host key" in second.lower()
     _, _, cause = _end(_begin(tmp_path, hosts, "check"))
-    assert cause.startswith("kim@127.0.0.1:1: cannot connect")
+    assert cause.startswith("kim@127.0.0.1:1: no ssh connection")
 
 
 def test_a_connection_that_breaks_is_said_in_words(way: Way, tmp_path: Path) -> None:
