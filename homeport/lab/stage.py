@@ -8,6 +8,7 @@ Hub by the command that makes every lock.
 import itertools
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -154,13 +155,25 @@ def push_images(nodes: dict[str, Spec], found: Sources, progress: Progress = qui
         repository = name.rpartition(":")[0]
         if repository not in PROGRAMS:
             raise LabError(f"{name}: the lab has no such program; it has {', '.join(PROGRAMS)}")
-        program = PROGRAMS[repository]
+        _push_program(name, repository, found, progress)
+
+
+def _push_program(name: str, repository: str, found: Sources, progress: Progress) -> None:
+    """Build the program of `repository` and push it as `name`, unless that was done before."""
+    program = PROGRAMS[repository]
+    short = repository.rpartition("/")[2]
+    if found.pushed(name, program.key()):
+        return
+    # One run at a time, whatever the recipe: all builds share their directory and their tag.
+    with cache.lock(f"program-{short}", progress):
         if found.pushed(name, program.key()):
-            continue
-        tag = f"homeport-lab/{repository.rpartition('/')[2]}:{program.key()}"
+            return
+        tag = f"homeport-lab/{short}:{program.key()}"
         if not found.engine.image_id(tag):
-            environment = found.engine.environment
-            program.build(cache.directory("build"), tag, progress, environment)
+            try:
+                program.build(cache.directory("build"), tag, progress, found.engine.environment)
+            except subprocess.TimeoutExpired as error:
+                raise LabError(f"{tag}: no end within {error.timeout:g} s") from error
         found.push(tag, name, program.key())
         found.engine.run("rmi", tag)
 

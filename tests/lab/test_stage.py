@@ -1,0 +1,86 @@
+"""The stage's parts that need no daemon."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from homeport.lab import LabError, stage
+from homeport.lab.cache import quiet
+from homeport.lab.sources import Sources
+
+REPOSITORY = "ghcr.io/example/program"
+NAME = f"{REPOSITORY}:1"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+class Registry:
+    """`Sources` and its engine, as far as `push_images` speaks with them."""
+
+    def __init__(self) -> None:
+        self.engine = self
+        self.environment: dict[str, str] = {}
+        self.images: set[str] = set()
+        self.there: set[str] = set()
+
+    def pushed(self, name: str, identity: str) -> bool:
+        return name in self.there
+
+    def push(self, tag: str, name: str, identity: str) -> None:
+        assert tag in self.images
+        self.there.add(name)
+
+    def image_id(self, tag: str) -> str:
+        return tag if tag in self.images else ""
+
+    def run(self, verb: str, tag: str) -> None:
+        self.images.remove(tag)
+
+
+def push(
+    monkeypatch: pytest.MonkeyPatch, found: Registry, build: Callable[..., None]
+) -> Callable[[], None]:
+    """What pushes the one program that there is, which `build` builds."""
+    program = stage.Program(lambda: "key", build)
+    monkeypatch.setattr(stage, "PROGRAMS", {REPOSITORY: program})
+    monkeypatch.setattr(stage, "find", lambda *_: [SimpleNamespace(name=NAME)])
+    nodes: dict[str, Any] = {"box": None}
+    return lambda: stage.push_images(nodes, cast(Sources, found), quiet)
+
+
+def test_two_first_rehearsals_build_a_program_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, built = Registry(), []
+
+    def build(directory: Path, tag: str, *_: object) -> None:
+        built.append(tag)
+        part = directory / "program.part"
+        part.touch(exist_ok=False)  # nobody else is at it
+        time.sleep(0.2)
+        part.unlink()
+        found.images.add(tag)
+
+    run = push(monkeypatch, found, build)
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert built == ["homeport-lab/program:key"]
+    assert found.there == {NAME}
+
+
+def test_a_build_without_an_end_is_the_lab_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*_: object) -> None:
+        raise subprocess.TimeoutExpired("docker run", 300)
+
+    with pytest.raises(LabError, match="no end within 300 s"):
+        push(monkeypatch, Registry(), build)()
