@@ -8,7 +8,7 @@ import contextlib
 import shutil
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,21 +186,30 @@ def _booted(
     try:
         emulator.create(engine, container, directory, ["--network", "none"], " ".join(words))
         engine.docker("start", container)
-        _wait_for_agent(agent, directory)
+        _wait_for_agent(agent, directory, lambda: emulator.require_running(engine, container))
         yield agent
         with contextlib.suppress(AgentGone):
             agent.run("systemctl poweroff")
         engine.docker("wait", container, timeout=300)
+    except AgentGone:
+        emulator.require_running(engine, container)
+        raise
     finally:
         engine.run("rm", "--force", "--volumes", container)
     for name in ("agent", CONSOLE):
         (directory / name).unlink(missing_ok=True)
 
 
-def _wait_for_agent(agent: Agent, directory: Path, timeout: float = 300) -> None:
-    """Wait until the guest's agent answers; `LabError` with its console after `timeout` seconds."""
+def _wait_for_agent(
+    agent: Agent, directory: Path, check: Callable[[], None], timeout: float = 300
+) -> None:
+    """Wait until the guest's agent answers; `LabError` with its console after `timeout` seconds.
+
+    What `check` raises ends it at once.
+    """
     deadline = time.monotonic() + timeout
     while not agent.alive():
+        check()
         if time.monotonic() > deadline:
             with contextlib.suppress(OSError):
                 shown = (directory / CONSOLE).read_text(errors="replace")[-3000:]

@@ -33,6 +33,10 @@ TRANSLATING = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Haswell-v4")
 KVM = ("-accel", "kvm", "-cpu", "host")
 
 
+class EmulatorEnded(LabError):
+    """QEMU is not running, and nobody has switched the machine off; the text has its last words."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
     """What is in the box. `root` says what its file system lies on.
@@ -154,3 +158,15 @@ def create(engine: Engine, container: str, directory: Path, words: list[str], sc
     if "-accel kvm" in script:
         fixed += ["--device", "/dev/kvm"]
     engine.docker(*fixed, *words, image(engine), "sh", "-euc", script)
+
+
+def require_running(engine: Engine, container: str) -> None:
+    """Raise `EmulatorEnded` when the emulator in `container` is not running."""
+    asked = "{{.State.Running}} {{.State.ExitCode}} {{.State.OOMKilled}}"
+    running, code, starved = engine.docker("inspect", "--format", asked, container).split()
+    if running == "true":
+        return
+    log = engine.run("logs", "--tail", "20", container)
+    said = (log.stdout + log.stderr).decode(errors="replace").strip()
+    killed = ", killed: is there enough memory?" if starved == "true" or code == "137" else ""
+    raise EmulatorEnded(f"{container}: QEMU has ended (exit {code}{killed})\n{said}".strip())

@@ -19,7 +19,7 @@ from homeport.lab.machine import archive, firmware, key_pair, packages
 from homeport.lab.sources import TIME
 from homeport.lab.vm import disk, emulator
 from homeport.lab.vm.agent import Agent, AgentGone
-from homeport.lab.vm.emulator import CONSOLE, STAGE, Hardware
+from homeport.lab.vm.emulator import CONSOLE, STAGE, EmulatorEnded, Hardware
 
 # What QEMU cannot give: the display devices stand for GPUs, and the driver's view is simulated.
 LACKS = {
@@ -63,11 +63,19 @@ class VirtualMachine(Driver):
         self.agent = Agent(directory / "agent")
         self.words: list[str] = []
         self.accelerated: tuple[str, ...] = ()
+        self.on = False  # whether it has been switched on, and not off since
 
     def run(
         self, command: str, *, timeout: float = 300, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        code, output, errors = self.agent.run(command, timeout=timeout * self.patience, stdin=stdin)
+        try:
+            code, output, errors = self.agent.run(
+                command, timeout=timeout * self.patience, stdin=stdin
+            )
+        except AgentGone:
+            if self.on:  # QEMU outlives a reboot
+                emulator.require_running(self.engine, self.container)
+            raise
         return subprocess.CompletedProcess(command, code, output, errors)
 
     def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
@@ -98,6 +106,7 @@ class VirtualMachine(Driver):
         self.wait_for_another_boot(before, timeout=timeout)
 
     def power_cut(self) -> None:
+        self.on = False
         self.engine.docker("kill", self.container)
 
     def start(self, *, timeout: float = 120) -> None:
@@ -113,17 +122,22 @@ class VirtualMachine(Driver):
     def power_on(self) -> None:
         """Start the emulator, and wait for nothing."""
         self.engine.docker("start", self.container)
+        self.on = True
 
     def wait_for_another_boot(self, before: str, *, timeout: float = 120) -> str:
         """Wait until the machine has booted again and its id is not `before`; the new one."""
         deadline = time.monotonic() + timeout * self.patience
         while True:
-            with contextlib.suppress(LabError):
+            try:
                 now = self.boot_id
                 if now != before:
                     left = max(1, deadline - time.monotonic())
                     self.wait_for_boot(timeout=left / self.patience)
                     return now
+            except EmulatorEnded:
+                raise
+            except LabError:
+                pass  # it is on its way down or up
             if time.monotonic() > deadline:
                 raise LabError(
                     f"{self.name}: no other boot within {timeout * self.patience:g} s\n"

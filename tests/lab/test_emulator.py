@@ -1,0 +1,81 @@
+"""What the lab says of an emulator that ends, and how it is started; without one."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from homeport.lab import LabError
+from homeport.lab.engine import Engine
+from homeport.lab.vm import disk
+from homeport.lab.vm.agent import Agent, AgentGone
+from homeport.lab.vm.emulator import EmulatorEnded, require_running
+from homeport.lab.vm.machine import VirtualMachine
+
+
+class Daemon:
+    """An engine with one container, whose `state` is "running exit-status out-of-memory"."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def docker(self, *words: str, timeout: float = 600) -> str:
+        return self.state if words[0] == "inspect" else ""
+
+    def run(self, *words: str, timeout: float = 600) -> "subprocess.CompletedProcess[bytes]":
+        log = b"qemu: cannot set up guest memory" if words[0] == "logs" else b""
+        return subprocess.CompletedProcess(words, 0, log, b"")
+
+
+def machine(directory: Path, state: str) -> VirtualMachine:
+    """A virtual machine that has been switched on, and has no agent."""
+    made = VirtualMachine(
+        directory=directory,
+        engine=cast(Engine, Daemon(state)),
+        name="box",
+        container="lab-box",
+        address="10.214.1.12",
+        host_key="",
+        ssh_key=directory / "key",
+    )
+    made.power_on()
+    return made
+
+
+def test_an_emulator_that_ended_is_told_at_once_with_its_words(tmp_path: Path) -> None:
+    made, began = machine(tmp_path, "false 1 false"), time.monotonic()
+    words = r"lab-box: QEMU has ended \(exit 1\)\nqemu: cannot set up guest memory"
+    with pytest.raises(EmulatorEnded, match=words):
+        made.wait_until("true")
+    with pytest.raises(EmulatorEnded):
+        made.wait_for_another_boot("a boot id")
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("state", ["false 1 true", "false 137 false"])
+def test_one_that_was_killed_asks_for_memory(state: str) -> None:
+    with pytest.raises(EmulatorEnded, match="is there enough memory"):
+        require_running(cast(Engine, Daemon(state)), "lab-box")
+
+
+def test_a_machine_on_its_way_up_is_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="the machine is off") as caught:
+        machine(tmp_path, "true 0 false").wait_until("true", timeout=0.1)
+    assert not isinstance(caught.value, EmulatorEnded)
+
+
+def test_a_machine_that_was_switched_off_is_off(tmp_path: Path) -> None:
+    made = machine(tmp_path, "false 137 false")
+    made.power_cut()
+    with pytest.raises(AgentGone):
+        made.run("true")
+
+
+def test_a_disk_s_emulator_that_ended_is_not_waited_for(tmp_path: Path) -> None:
+    engine = cast(Engine, Daemon("false 1 false"))
+    with pytest.raises(EmulatorEnded):
+        disk._wait_for_agent(
+            Agent(tmp_path / "agent"), tmp_path, lambda: require_running(engine, "lab-disk"), 5
+        )
