@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 from homeport import report
 from homeport.inventory import unbound
-from homeport.lab import LabError, StepFailed
+from homeport.lab import LabError, StepFailed, evidence
 from homeport.lab.stage import Kind, Stage, stage
 from homeport.lab.vm.seat import hotspot_seat
 from homeport.leaks import find_leaks
+from homeport.spec import SpecError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -289,28 +291,51 @@ def rehearse(inventory: Path, *, on: Kind = "container", keep: bool = False) -> 
     """Rehearse `inventory` on lab machines of the kind `on` and print how it goes.
 
     Stops at the first step that fails. With `keep`, the lab is left up and how to reach it is said.
+    Whatever goes wrong is a step that failed; what the machines said is kept then.
     """
     began = time.monotonic()
+    log = evidence.place(inventory.stem, on)
+    log.unlink(missing_ok=True)
     result = Rehearsal(system=inventory.stem, on=on)
     console = report.console
 
     def progress(text: str) -> None:
         console.print(f"  lab: {text}", markup=False)
 
-    with stage(inventory, on=on, progress=progress) as made:
-        ready = time.monotonic() - began
-        result.steps.append(
-            Step(name="bare machine", ok=True, seconds=ready, said="Debian with ssh and python3")
-        )
+    try:
+        with stage(inventory, on=on, progress=progress) as made:
+            ready = time.monotonic() - began
+            result.steps.append(
+                Step(
+                    name="bare machine", ok=True, seconds=ready, said="Debian with ssh and python3"
+                )
+            )
+            _told(result.steps[-1])
+            _steps(made, result)
+            if not result.ok:
+                words = result.steps[-1].said
+                evidence.keep(log, made.directory, made.machines.values(), words)
+            if keep:
+                made.engine.keep()
+                _say_how_to_reach(made)
+            result.seconds = time.monotonic() - began
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+        name = "putting away" if result.steps else "bare machine"
+        took = time.monotonic() - began - sum(step.seconds for step in result.steps)
+        result.steps.append(Step(name=name, ok=False, seconds=took, said=_words(error)))
         _told(result.steps[-1])
-        _steps(made, result)
-        if keep:
-            made.engine.keep()
-            _say_how_to_reach(made)
-        result.seconds = time.monotonic() - began
     result.seconds = time.monotonic() - began
     _print_end(result)
+    if not result.ok and log.exists():
+        _say_what_is_left(log, inventory, on)
     return result
+
+
+def _words(error: Exception) -> str:
+    """What an error that nobody has foreseen says, with the place; of any other its text."""
+    if isinstance(error, StepFailed | LabError | SpecError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 
 
 def _steps(on: Stage, result: Rehearsal) -> None:
@@ -352,8 +377,8 @@ def _steps(on: Stage, result: Rehearsal) -> None:
         try:
             said = run()
             step.changed, step.said = said if isinstance(said, tuple) else (None, said)
-        except (StepFailed, LabError) as error:
-            step.ok, step.said = False, str(error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            step.ok, step.said = False, _words(error)
         step.seconds = time.monotonic() - began
         result.steps.append(step)
         _told(step)
@@ -377,6 +402,13 @@ def _say_how_to_reach(on: Stage) -> None:
             f"      bin/homeport release                # takes the lab away",
             markup=False,
         )
+
+
+def _say_what_is_left(log: Path, inventory: Path, on: Kind) -> None:
+    """The last words of a rehearsal that failed: a converge's own name a machine that is gone."""
+    report.console.print(f"What its machines said: {log}", markup=False)
+    again = f"bin/homeport rehearse {inventory} --on {on} --keep"
+    report.console.print(f"To look at the machine, keep it:  {again}", markup=False)
 
 
 def _print_end(result: Rehearsal) -> None:

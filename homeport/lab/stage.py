@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from homeport.inventory import unbound
-from homeport.lab import LabError, cache
+from homeport.lab import LabError, cache, evidence
 from homeport.lab import engine as engines
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.content import apt_repository, llama_image, model, open_webui_image
@@ -202,7 +202,14 @@ def stage(
         # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
         name = f"{os.getpid()}-{next(_NUMBERS)}"  # a process may have several stages up at once
         directory = cache.directory("stages", name)
-        stack.callback(_forget, directory, engine)
+
+        def forget(_kind: object, error: BaseException | None, _trace: object) -> None:
+            if isinstance(error, Exception):
+                evidence.keep(evidence.place(inventory.stem, on), directory)
+            if not engine.keeping:
+                shutil.rmtree(directory, ignore_errors=True)
+
+        stack.push(forget)
         network = stack.enter_context(engine.network(f"homeport-lab-{name}"))
         found = stack.enter_context(
             sources(
@@ -277,11 +284,6 @@ def _bare(
         radios=bool(handles(node, Radio)),
         **common,
     )
-
-
-def _forget(directory: Path, engine: Engine) -> None:
-    if not engine.keeping:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def release(progress: Progress = quiet) -> int:

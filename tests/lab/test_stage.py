@@ -4,13 +4,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from homeport.lab import LabError, stage
+from homeport.lab import LabError, cache, stage
 from homeport.lab.cache import quiet
 from homeport.lab.sources import Sources
 
@@ -84,3 +85,27 @@ def test_a_build_without_an_end_is_the_lab_s_error(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(LabError, match="no end within 300 s"):
         push(monkeypatch, Registry(), build)()
+
+
+@pytest.mark.parametrize("error", [LabError("no boot"), None])
+def test_a_stage_that_fails_leaves_the_consoles(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    made = SimpleNamespace(keeping=False, network=lambda name: nullcontext(None))
+
+    def hub(*_: object) -> Path:
+        (machine,) = cache.directory("stages").iterdir()
+        (machine / "box").mkdir()
+        (machine / "box" / "console.log").write_text("Kernel panic")
+        raise error or KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "unbound", lambda inventory: {})
+    monkeypatch.setattr("homeport.lab.engine.engine", lambda progress: nullcontext(made))
+    monkeypatch.setattr(stage, "hub_root", hub)
+    expected = type(error) if error else KeyboardInterrupt
+    with pytest.raises(expected), stage.stage(Path("box.py"), on="machine"):
+        pass
+    log = cache.directory("failed") / "box-machine.log"
+    assert log.exists() == (error is not None)
+    assert not log.exists() or "Kernel panic" in log.read_text()
+    assert list(cache.directory("stages").iterdir()) == []

@@ -1,0 +1,93 @@
+"""The rehearsal's own judgement: what it takes for a failure, and what it leaves behind."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from homeport import report
+from homeport.lab import LabError, StepFailed, evidence, rehearse
+
+INVENTORY = Path("inventory/iona.py")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def rehearsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[rehearse.Rehearsal, list[str]]]:
+    """Rehearse on a stage that only says so: the result, and the lines that were printed."""
+
+    def run(
+        lock: Exception | None = None, stage: Exception | None = None, keep: bool = False
+    ) -> tuple[rehearse.Rehearsal, list[str]]:
+        place = tmp_path / "stage"
+        (place / "iona").mkdir(parents=True, exist_ok=True)
+        (place / "iona" / "console.log").write_text("Kernel panic\r\n")
+        machine = SimpleNamespace(
+            name="iona",
+            journal=lambda lines: "a unit failed",
+            ssh_key="key",
+            address="192.0.2.1",
+        )
+        made = SimpleNamespace(
+            directory=place,
+            machines={"iona": machine},
+            engine=SimpleNamespace(keep=lambda: None),
+            targets="targets",
+            lock="lock",
+            inventory=INVENTORY,
+        )
+
+        @contextmanager
+        def staged(*_: object, **__: object) -> Iterator[Any]:
+            if stage:
+                raise stage
+            yield made
+
+        def steps(on: Any) -> str:
+            raise lock or StepFailed("the lock failed")
+
+        monkeypatch.setattr(rehearse, "stage", staged)
+        monkeypatch.setattr(rehearse, "_lock", steps)
+        with report.console.capture() as printed:
+            result = rehearse.rehearse(INVENTORY, on="machine", keep=keep)
+        return result, printed.get().strip().splitlines()
+
+    return run
+
+
+def test_what_a_failed_rehearsal_s_machines_said_is_kept(rehearsed: Any) -> None:
+    result, printed = rehearsed()
+    log = evidence.place("iona", "machine")
+    kept = log.read_text()
+    assert all(words in kept for words in ("the lock failed", "a unit failed", "Kernel panic\n"))
+    assert not result.ok
+    assert str(log) in printed[-2]
+    assert printed[-1].endswith("bin/homeport rehearse inventory/iona.py --on machine --keep")
+
+
+@pytest.mark.parametrize("error", [LabError("no"), ValueError("psk is too short"), KeyError("x")])
+def test_whatever_a_step_raises_is_its_failure(rehearsed: Any, error: Exception) -> None:
+    result, _ = rehearsed(lock=error)
+    assert [step.ok for step in result.steps] == [True, False]
+    assert str(error) in result.steps[-1].said
+    assert result.to_json()["ok"] is False
+    assert ("test_rehearse.py" in result.steps[-1].said) != isinstance(error, LabError)
+
+
+def test_a_lab_that_does_not_come_up_is_a_failed_rehearsal(rehearsed: Any) -> None:
+    old = evidence.place("iona", "machine")
+    old.write_text("of another day")
+    result, printed = rehearsed(stage=LabError("there is no docker here: install it"))
+    assert result.to_json()["ok"] is False
+    assert result.steps[0].said == "there is no docker here: install it"
+    assert "--keep" not in "\n".join(printed)  # there was nothing to keep
+    assert not old.exists()
