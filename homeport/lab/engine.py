@@ -1,8 +1,8 @@
 """The Docker daemon that carries the lab.
 
 The machine's own, when one answers at DOCKER_HOST or the default socket; else a private one that
-`keeper` starts and takes away again, which needs root. The private daemon keeps its images in the
-cache, so a second rehearsal finds them there.
+`keeper` starts and takes away again. The private daemon keeps its images in the cache, so a second
+rehearsal finds them there. Both need root.
 """
 
 import contextlib
@@ -252,6 +252,7 @@ def engine(progress: Progress = quiet) -> Iterator[Engine]:
     SIGTERM becomes an exception inside the block, so that everything is put away on the way out.
     Raises `LabError` with the command to type when there can be no daemon.
     """
+    require_root()
     _path_with_sbin()
     with _terminate_as_exception():
         if not shutil.which("docker"):
@@ -264,6 +265,15 @@ def engine(progress: Progress = quiet) -> Iterator[Engine]:
             yield private
         finally:
             _leave(private)
+
+
+def require_root() -> None:
+    """Raise `LabError` for any other user, member of the group docker or not.
+
+    Debian's file systems are made in a mount namespace, and what containers leave is root's.
+    """
+    if os.geteuid():
+        raise LabError("the lab works as root only: run this with sudo")
 
 
 def install_command() -> str:
@@ -342,12 +352,6 @@ def _say(lifeline: socket.socket, word: str) -> str:
 
 def _private(progress: Progress) -> Engine:
     """A private daemon: the one that another run has up, or a new one."""
-    if os.geteuid() != 0:
-        raise LabError(
-            "no Docker daemon answers here, and the lab can start its own only as root: run this "
-            "with sudo, or `sudo apt-get install docker.io && sudo usermod -aG docker $USER` and "
-            "log in again"
-        )
     if not shutil.which("dockerd"):
         raise LabError(f"there is no Docker daemon here: {install_command()}")
     place = cache.directory("engine")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 from homeport import report
+from homeport.lab import LabError
 from homeport.spec import SpecError
 
 
@@ -15,11 +16,14 @@ class LabUnavailable(SpecError):
 def install_lab_packages() -> None:
     """Install what the container lab needs and this machine lacks, after saying what.
 
-    Needs apt and root, or sudo that asks for no password. Raises `LabUnavailable` with the exact
-    command where it may not.
+    Needs apt and root. Raises `LabUnavailable` with the exact command where it may not.
     """
-    from homeport.lab.engine import missing_packages
+    from homeport.lab.engine import missing_packages, require_root
 
+    try:
+        require_root()
+    except LabError as error:
+        raise LabUnavailable(str(error)) from error
     missing = missing_packages()
     if not missing:
         return
@@ -27,17 +31,10 @@ def install_lab_packages() -> None:
     command = f"sudo apt-get install {' '.join(missing)}"
     if shutil.which("apt-get") is None:
         raise LabUnavailable(f"the lab needs {', '.join(missing)}: install them, then try again")
-    prefix: list[str] = []
-    if os.geteuid() != 0:
-        if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode:
-            raise LabUnavailable(f"the lab needs packages that only root can install: {command}")
-        prefix = ["sudo", "-n"]
     report.console.print(f"installing what the lab needs: {' '.join(missing)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for words in (["apt-get", "update", "-q"], install):
-        done = subprocess.run(
-            [*prefix, *words], env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise LabUnavailable(f"{' '.join(words)} failed: {' / '.join(last)}: {command}")

@@ -8,11 +8,13 @@ import pytest
 
 from homeport.lab import LabError
 from homeport.lab import engine as module
+from homeport.lab.prerequisites import LabUnavailable, install_lab_packages
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("homeport.lab.engine.os.geteuid", lambda: 0)
 
 
 def routes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -69,14 +71,13 @@ def test_without_docker_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> No
         pass
 
 
-def test_without_root_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "homeport.lab.engine.shutil.which", lambda tool, path=None: f"/usr/bin/{tool}"
-    )
-    monkeypatch.setattr(module, "_answers", lambda environment: False)
+def test_without_root_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_answers", lambda environment: True)  # the group docker's user
     monkeypatch.setattr("homeport.lab.engine.os.geteuid", lambda: 1000)
-    with pytest.raises(LabError, match="only as root"), module.engine():
+    with pytest.raises(LabError, match="as root only: run this with sudo"), module.engine():
         pass
+    with pytest.raises(LabUnavailable, match="as root only: run this with sudo"):
+        install_lab_packages()
 
 
 def test_a_daemon_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
