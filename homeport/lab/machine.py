@@ -7,6 +7,7 @@ not (a kernel of its own, a boot loader, radios) is in `LACKS`.
 
 import contextlib
 import io
+import ipaddress
 import shutil
 import subprocess
 import tarfile
@@ -27,6 +28,7 @@ from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.keeper import remove_cgroups
 
 HARDWARE = Path(__file__).with_name("hardware")
+RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 GPU_NODES = 8  # simulated GPUs that containers can be given by their device nodes
 
 LACKS = {
@@ -83,18 +85,25 @@ def archive(files: dict[str, tuple[bytes, int]]) -> bytes:
 
 
 def resolvers() -> bytes:
-    """A resolv.conf with the host's name servers, those that a container can reach.
+    """A resolv.conf with the host's name servers, those that a guest can reach: by IPv4.
 
-    Empty when there is none: then the machine keeps the one that Docker gives it.
+    Empty when there is none: then a container keeps the one that Docker gives it.
     """
-    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+    for path in RESOLV_CONF:
         with contextlib.suppress(OSError):
-            lines = path.read_text().splitlines()
-            found = [line for line in lines if line.startswith("nameserver ")]
-            found = [line for line in found if not line.split()[1].startswith(("127.", "::1"))]
-            if found:
-                return "".join(f"{line}\n" for line in found).encode()
+            lines = [line.split() for line in path.read_text().splitlines()]
+            found = [words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]]
+            if reached := [one for one in found if _reached(one)]:
+                return "".join(f"nameserver {one}\n" for one in reached).encode()
     return b""
+
+
+def _reached(address: str) -> bool:
+    """Whether a guest, which has no way out by IPv6, can reach a name server at `address`."""
+    with contextlib.suppress(ValueError):
+        found = ipaddress.IPv4Address(address)
+        return not (found.is_loopback or found.is_unspecified)
+    return False
 
 
 class Machine(Driver):
@@ -154,8 +163,8 @@ def firmware(
         "/etc/ssh/ssh_host_ed25519_key": (host[0], 0o600),
         "/etc/ssh/ssh_host_ed25519_key.pub": (f"{host[1]}\n".encode(), 0o644),
     }
-    if resolvers():
-        files["/usr/lib/lab-machine/resolv.conf"] = (resolvers(), 0o644)
+    if servers := resolvers():
+        files["/usr/lib/lab-machine/resolv.conf"] = (servers, 0o644)
     if gpus:
         files["/usr/lib/simulated-gpu/gpus"] = (gpus, 0o644)
         for program in ("nvidia-smi", *(["nvidia-container-runtime-hook"] if hook else [])):

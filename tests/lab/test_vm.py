@@ -100,7 +100,14 @@ def test_cards_are_told_as_a_probe_tells_them() -> None:
 def test_the_files_of_a_container_are_placed_for_a_machine() -> None:
     lab = "/usr/lib/lab-machine"
     files = {f"{lab}/power-on": (b"", 0o755), f"{lab}/hosts": (b"h", 0o644), "/a": (b"", 0o600)}
-    assert placed(files) == {"/etc/hosts": (b"h", 0o644), "/a": (b"", 0o600)}
+    servers = (b"nameserver 192.0.2.53\n", 0o644)
+    files[f"{lab}/resolv.conf"] = servers
+    there = placed(files)
+    assert there == {"/etc/hosts": (b"h", 0o644), "/a": (b"", 0o600), "/etc/resolv.conf": servers}
+
+
+def test_a_machine_always_has_a_name_server() -> None:
+    assert b"nameserver 8.8.8.8\n" in placed({})["/etc/resolv.conf"][0]
 
 
 def test_a_machine_without_kvm_has_the_same_devices() -> None:

@@ -30,6 +30,8 @@ LACKS = {
 RADIOS = ("02:00:00:00:00:00", "02:00:00:00:01:00")
 MAC = "52:54:00:12:34:01"
 DESKSIDE = Hardware()
+# What Docker falls back to as well where the host's name server listens on loopback alone.
+PUBLIC_RESOLVERS = b"nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
 
 # Puts the machine on the lab's network: its card and the container's are on one bridge.
 BRIDGE = """\
@@ -237,9 +239,12 @@ systemctl restart systemd-modules-load.service
 
 
 def placed(files: dict[str, tuple[bytes, int]]) -> dict[str, tuple[bytes, int]]:
-    """`firmware`'s files, with those that a container copies at power-on in their places."""
+    """`firmware`'s files, with those that a container copies at power-on in their places.
+
+    Without a name server of the host's there are public ones.
+    """
     lab = "/usr/lib/lab-machine/"
-    return {
+    return {"/etc/resolv.conf": (PUBLIC_RESOLVERS, 0o644)} | {
         path.replace(lab, "/etc/"): content
         for path, content in files.items()
         if path != f"{lab}power-on"
