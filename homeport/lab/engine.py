@@ -42,6 +42,8 @@ TOOLS = {
 # The lab's networks are cut from one of these /16. Docker's usual 172.16/12 and 192.168/16 are left
 # out, and so are 10.213 (the pool of the node's own Docker) and 10.42 (its hotspot).
 POOLS = tuple(f"10.{n}" for n in range(214, 250))
+# A wider route, as a VPN sets it for everything, is no obstacle: the lab's are more specific.
+NARROW = 9
 
 
 def missing_packages() -> tuple[str, ...]:
@@ -226,7 +228,7 @@ def _remove(engine: Engine, selection: str) -> None:
 
 
 def free_pool() -> str:
-    """The first half of a /16 that no route or address of this machine touches."""
+    """The first half of a /16 that no address of this machine and no narrow route touches."""
     done = subprocess.run(
         ["ip", "-json", "-4", "route", "show", "table", "all"],
         capture_output=True,
@@ -235,14 +237,23 @@ def free_pool() -> str:
     )
     if done.returncode:
         raise LabError(f"ip route: {done.stderr.strip()}: `sudo apt-get install iproute2`")
-    taken = []
+    taken: dict[ipaddress.IPv4Network, str] = {}
     for route in json.loads(done.stdout or "[]"):
         with contextlib.suppress(ValueError):
-            taken.append(ipaddress.IPv4Network(route["dst"], strict=False))
+            net = ipaddress.IPv4Network(route["dst"], strict=False)
+            if net.prefixlen >= NARROW:
+                taken[net] = f"{net} on {route.get('dev', 'no interface')}"
+    in_the_way: dict[ipaddress.IPv4Network, str] = {}
     for pool in POOLS:
-        if not any(ipaddress.IPv4Network(f"{pool}.0.0/16").overlaps(net) for net in taken):
+        network = ipaddress.IPv4Network(f"{pool}.0.0/16")
+        over = {net: words for net, words in taken.items() if net.overlaps(network)}
+        if not over:
             return pool
-    raise LabError(f"no free network for the lab: all of {POOLS[0]} to {POOLS[-1]} are routed")
+        in_the_way |= over
+    raise LabError(
+        f"no free network for the lab, {POOLS[0]} to {POOLS[-1]} are routed: "
+        f"{', '.join(in_the_way[net] for net in sorted(in_the_way)[:5])}"
+    )
 
 
 @contextmanager
@@ -293,6 +304,18 @@ def _adopt(progress: Progress) -> Engine:
     where = os.environ.get("DOCKER_HOST", "")
     if where and not where.startswith("unix://"):
         raise LabError(f"DOCKER_HOST is {where}: the lab needs a Docker daemon on this machine")
+    context = subprocess.run(
+        ["docker", "context", "inspect", "--format", "{{.Name}} {{.Endpoints.docker.Host}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    name, _, where = context.stdout.strip().partition(" ")
+    if where and not where.startswith("unix://"):
+        raise LabError(
+            f"the Docker context {name} is {where}: the lab needs a Docker daemon on this machine: "
+            "`export DOCKER_CONTEXT=default`"
+        )
     found = Engine(environment={}, pool=free_pool(), private=False, progress=progress)
     options = found.docker("info", "--format", "{{.SecurityOptions}}")
     if "name=rootless" in options:

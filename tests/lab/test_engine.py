@@ -30,6 +30,7 @@ def routes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         ("[]", "10.214"),
         ('[{"dst": "default"}, {"dst": "192.168.1.0/24"}]', "10.214"),
         ('[{"dst": "10.214.3.0/24"}, {"dst": "10.215.0.9"}]', "10.216"),
+        ('[{"dst": "0.0.0.0/1"}, {"dst": "10.0.0.0/8", "dev": "tun0"}]', "10.214"),
     ],
 )
 def test_pool_is_free(monkeypatch: pytest.MonkeyPatch, text: str, pool: str) -> None:
@@ -38,8 +39,8 @@ def test_pool_is_free(monkeypatch: pytest.MonkeyPatch, text: str, pool: str) -> 
 
 
 def test_no_pool_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    routes(monkeypatch, '[{"dst": "10.0.0.0/8"}]')
-    with pytest.raises(LabError, match="no free network"):
+    routes(monkeypatch, '[{"dst": "192.0.2.0/24"}, {"dst": "10.128.0.0/9", "dev": "tun0"}]')
+    with pytest.raises(LabError, match=r"no free network .*: 10\.128\.0\.0/9 on tun0$"):
         module.free_pool()
 
 
@@ -88,3 +89,29 @@ def test_a_daemon_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.7:2376")
     with pytest.raises(LabError, match="on this machine"), module.engine():
         pass
+
+
+@pytest.mark.parametrize("host", ["ssh://ann@192.0.2.7", "tcp://192.0.2.7:2376"])
+def test_a_context_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    docker(tmp_path, monkeypatch, host)
+    words = f"the Docker context far is {host}: .* on this machine"
+    with pytest.raises(LabError, match=words), module.engine():
+        pass
+
+
+def test_a_context_here_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker(tmp_path, monkeypatch, "unix:///run/docker.sock")
+    monkeypatch.setattr(module, "free_pool", lambda: "10.214")
+    with module.engine() as found:
+        assert not found.private
+
+
+def docker(directory: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """A `docker` in PATH whose context "far" leads to `host`, where a daemon answers."""
+    program = directory / "docker"
+    program.write_text(f'#!/bin/sh\n[ "$1" != context ] || echo far {host}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
