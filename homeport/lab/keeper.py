@@ -10,7 +10,8 @@ says is answered with "last" or "shared": whether the daemon would end with its 
 The daemon lives in its own network, mount and process namespaces. Its bridges, mounts, packet
 filter and processes therefore end with it. What the host itself gets is one veth interface with a
 route, three iptables rules with our comment, `ip_forward` while it runs, and a cgroup per
-hierarchy: each is taken back here. Needs root. Standard library only.
+hierarchy: each is taken back here, or by the next keeper when this one is killed: what was there
+before is in `<data>.undo`. Needs root. Standard library only.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ while kill -0 $daemon 2>/dev/null; do wait $daemon; done
 """
 COVERED = (Path("/etc/docker"), Path("/run/docker"), Path("/run/containerd"))
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def command(*words: str, check: bool = True) -> str:
@@ -93,6 +95,16 @@ def sweep() -> None:
                 remove_cgroups(path.name, timeout=0)
 
 
+def take_back(forwarding: str | None, made: list[Path], run: Path) -> None:
+    """Set the host's forwarding as it was, if it was set; remove `made`, if empty, and `run`."""
+    if forwarding is not None:
+        FORWARD.write_text(forwarding)
+    for path in reversed(made):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+    shutil.rmtree(run, ignore_errors=True)
+
+
 class Keeper:
     """One private daemon and what the host has because of it."""
 
@@ -103,21 +115,22 @@ class Keeper:
         self.interface = f"hplab{os.getpid() % 1000000}"
         self.cgroup = f"homeport-lab-{os.getpid()}"
         self.socket = self.run / "docker.sock"
+        self.undo = Path(f"{self.data}.undo")
         self.made: list[Path] = []
         self.rules: list[tuple[str, ...]] = []
         self.forwarding: str | None = None
+        self.lock: int | None = None
         self.shell: subprocess.Popen[bytes] | None = None
         self.stopping = False
 
     def start(self) -> None:
         """Set everything up; returns once the daemon answers."""
         # One daemon at a time on these images: an earlier one may still be on its way out.
-        self.lock = os.open(f"{self.data}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
-        for path in COVERED:
-            if not path.exists():
-                path.mkdir(parents=True)
-                self.made.append(path)
+        lock = os.open(f"{self.data}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.lock = lock
+        self.replay()
+        self.cover()
         log = (self.run / "dockerd.log").open("wb")
         self.shell = subprocess.Popen(
             # Should this process be killed, the daemon goes too; `sweep` takes back the rest.
@@ -135,6 +148,41 @@ class Keeper:
         self.shell.stdin.write(b"go\n")
         self.shell.stdin.close()
         self.wait()
+
+    def remember(self) -> None:
+        """Write down what `stop` takes back, before it is done: who is killed cannot stop."""
+        known = {
+            "boot": BOOT.read_text(),
+            "forwarding": self.forwarding,
+            "made": [str(path) for path in self.made],
+            "run": str(self.run),
+        }
+        new = self.undo.with_suffix(".new")
+        new.write_text(json.dumps(known))
+        new.replace(self.undo)
+
+    def replay(self) -> None:
+        """Take back what a keeper that was killed wrote down. Holds the lock: none is alive."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            known = json.loads(self.undo.read_text())
+            # Since a reboot the setting is the host's own again.
+            forwarding = known["forwarding"] if known["boot"] == BOOT.read_text() else None
+            take_back(forwarding, [Path(path) for path in known["made"]], Path(known["run"]))
+        self.undo.unlink(missing_ok=True)
+
+    def cover(self) -> None:
+        """Make the directories that the daemon's own are mounted over."""
+        self.made = [path for path in COVERED if not path.exists()]
+        self.remember()
+        for path in self.made:
+            path.mkdir(parents=True)
+
+    def forward(self) -> None:
+        """Have the host forward packets."""
+        if FORWARD.read_text().strip() == "0":
+            self.forwarding = "0"
+            self.remember()
+            FORWARD.write_text("1")
 
     def daemon_arguments(self) -> list[str]:
         return [
@@ -178,9 +226,7 @@ class Keeper:
         command(*inside, "link", "set", "uplink", "up")
         command(*inside, "route", "add", "default", "via", here)
         command("ip", "route", "add", f"{self.subnet}.0.0/16", "via", there)
-        if FORWARD.read_text().strip() == "0":
-            self.forwarding = "0"
-            FORWARD.write_text("1")
+        self.forward()
         ours = ("-m", "comment", "--comment", f"homeport-lab {os.getpid()}")
         network, masquerade = f"{self.subnet}.0.0/16", ("-j", "MASQUERADE")
         for rule in (
@@ -247,13 +293,10 @@ class Keeper:
         command("ip", "link", "delete", self.interface, check=False)
         for rule in reversed(self.rules):
             command("iptables", "-w", "-t", rule[0], "-D", *rule[1:], check=False)
-        if self.forwarding is not None:
-            FORWARD.write_text(self.forwarding)
         remove_cgroups(self.cgroup)
-        for path in reversed(self.made):
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        shutil.rmtree(self.run, ignore_errors=True)
+        take_back(self.forwarding, self.made, self.run)
+        if self.lock is not None:
+            self.undo.unlink(missing_ok=True)
 
     def stop_daemon(self) -> None:
         assert self.shell is not None
