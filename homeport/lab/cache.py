@@ -8,7 +8,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 Progress = Callable[[str], None]
+
+SCRATCH = ".building-"
+DISK_DAYS = 14
+MOUNTS = Path("/proc/mounts")
 
 
 def quiet(text: str) -> None:
@@ -89,6 +95,7 @@ def entry(kind: str, name: str, build: Callable[[Path], None], progress: Progres
     """
     place = directory(kind) / name
     if place.exists():
+        os.utime(place)  # it is in use: see `sweep`
         return place
     with lock(f"{kind}-{name}", progress):
         if place.exists():
@@ -102,8 +109,91 @@ def entry(kind: str, name: str, build: Callable[[Path], None], progress: Progres
 @contextmanager
 def scratch(parent: Path | None = None) -> Iterator[Path]:
     """A temporary directory, on the cache's file system, that is gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix=".building-", dir=parent or root()))
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=parent or root()))
+    held = _hold(path)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        _let_go(held)
+
+
+def _hold(path: Path) -> int | None:
+    """The lock on a directory, as a descriptor; None when somebody has it, or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _let_go(held: int | None) -> None:
+    if held is not None:
+        fcntl.flock(held, fcntl.LOCK_UN)  # at once: gevent closes a directory only some time later
+        os.close(held)
+
+
+def kept() -> Path:
+    """A directory with an empty file for every run that kept its lab, named by process id."""
+    return directory("engine", "kept")
+
+
+def abandoned(owner: str) -> bool:
+    """Whether the run with the process id `owner` has ended, and has not kept its lab."""
+    return owner.isdigit() and not Path("/proc", owner).exists() and not (kept() / owner).exists()
+
+
+def sweep() -> None:
+    """Take back the room of runs that died and of disks that were not used for `DISK_DAYS`.
+
+    What belongs to a process that is alive, to a lab that was kept, or to a build that goes on,
+    stays; so does everything in which something is mounted that cannot be unmounted.
+    """
+    for path in directory("stages").iterdir():
+        if abandoned(path.name.partition("-")[0]):
+            _remove(path)
+    for path in directory("apt", "machines").iterdir():
+        owner = re.match(r"homeport-[a-z]+-(\d+)-", path.name)
+        if owner and abandoned(owner[1]):
+            _remove(path)
+    for path in [*root().glob(f"{SCRATCH}*"), *root().glob(f"*/{SCRATCH}*")]:
+        # A new one is held a moment after it was made; an old version's never is.
+        if _older(path, hours=1) and (held := _hold(path)) is not None:
+            _remove(path)
+            _let_go(held)
+    for path in directory("disks").iterdir():
+        if not path.name.startswith(".") and _older(path, hours=24 * DISK_DAYS):
+            with scratch(path.parent) as temporary:  # never half a disk in its place
+                path.rename(temporary / "old")
+
+
+def _older(path: Path, hours: float) -> bool:
+    """Whether `path` was last written or used more than `hours` ago."""
+    try:
+        return time.time() - path.stat().st_mtime > 3600 * hours
+    except OSError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory with all that is in it, but nothing of what is mounted there."""
+    for point in _mounted(path):
+        subprocess.run(["umount", str(point)], capture_output=True, check=False)
+    if not _mounted(path):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _mounted(path: Path) -> list[Path]:
+    """The mount points at or under `path`, the last mounted first."""
+    lines = MOUNTS.read_text().splitlines()
+    points = [Path(re.sub(r"\\(\d{3})", _character, line.split()[1])) for line in lines]
+    return [point for point in reversed(points) if point.is_relative_to(path.resolve())]
+
+
+def _character(octal: re.Match[str]) -> str:
+    return chr(int(octal[1], 8))

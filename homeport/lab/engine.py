@@ -194,7 +194,7 @@ class Engine:
     def keep(self) -> None:
         """Leave the lab up after this run; `release_kept` takes it away."""
         self.keeping = True
-        (_kept() / str(os.getpid())).touch()
+        (cache.kept() / str(os.getpid())).touch()
         if self.lifeline is not None:
             _say(self.lifeline, "keep")
 
@@ -337,19 +337,13 @@ def _sweep(found: Engine) -> None:
         listed = found.run(*kind, "--filter", f"label={LABEL}", "--format", shape)
         for line in listed.stdout.decode().splitlines():
             name, _, owner = line.partition(" ")
-            dead = owner.isdigit() and not Path("/proc", owner).exists()
-            if dead and not (_kept() / owner).exists():
+            if cache.abandoned(owner):
                 found.run(*remove, name)
-
-
-def _kept() -> Path:
-    """A directory with an empty file for every run that kept its lab, named by process id."""
-    return cache.directory("engine", "kept")
 
 
 def release_kept(progress: Progress = quiet) -> int:
     """Take away every lab that a run kept; returns how many there were."""
-    owners = [path.name for path in _kept().iterdir()]
+    owners = [path.name for path in cache.kept().iterdir()]
     if not owners:
         return 0
     with engine(progress) as found:
@@ -358,7 +352,7 @@ def release_kept(progress: Progress = quiet) -> int:
             mine = ("--filter", f"label={OWNER}={owner}", "--format", "{{.Name}}")
             for name in found.run("network", "ls", *mine).stdout.decode().split():
                 found.run("network", "rm", name)
-            (_kept() / owner).unlink(missing_ok=True)
+            (cache.kept() / owner).unlink(missing_ok=True)
         if found.lifeline is not None:
             _say(found.lifeline, "release")
     return len(owners)

@@ -199,6 +199,7 @@ def stage(
     packages = pins(nodes)
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))
+        cache.sweep()
         # Outlives the block when the lab is kept: the key and the targets are needed to reach it.
         name = f"{os.getpid()}-{next(_NUMBERS)}"  # a process may have several stages up at once
         directory = cache.directory("stages", name)
@@ -289,7 +290,5 @@ def _bare(
 def release(progress: Progress = quiet) -> int:
     """Take away every lab that was kept, and what is left of runs that died; how many were kept."""
     count = engines.release_kept(progress)
-    for directory in cache.directory("stages").iterdir():
-        if not Path("/proc", directory.name.split("-")[0]).exists():
-            shutil.rmtree(directory, ignore_errors=True)
+    cache.sweep()
     return count

@@ -1,5 +1,7 @@
 """The cache: keyed by content, never half an entry, one builder at a time."""
 
+import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -70,3 +72,77 @@ def test_two_builders_make_one_entry() -> None:
         thread.join()
     assert len(built) == 1
     assert any("waiting" in text for text in said)
+
+
+def planted(*parts: str, days: float = 0) -> Path:
+    """A directory of the cache with a file in it, last used `days` ago."""
+    path = cache.directory(*parts)
+    (path / "file").write_text("content")
+    when = time.time() - 86400 * days
+    os.utime(path, (when, when))
+    return path
+
+
+@pytest.fixture
+def dead() -> str:
+    """The id of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return str(process.pid)
+
+
+def test_what_dead_runs_left_is_swept(dead: str) -> None:
+    gone = [
+        planted("stages", f"{dead}-1"),
+        planted("apt", "machines", f"homeport-lab-{dead}-1-iona"),
+        planted(".building-a", days=1),
+        planted("images", ".building-b", days=1),
+        planted("disks", "plain-trixie-0123", days=15),
+    ]
+    cache.sweep()
+    assert [path for path in gone if path.exists()] == []
+    assert list((cache.root() / "disks").iterdir()) == []
+
+
+def test_what_is_in_use_is_not_swept(dead: str) -> None:
+    (cache.kept() / dead).touch()
+    with cache.scratch() as held:
+        os.utime(held, (1, 1))
+        stay = [
+            held,
+            planted("stages", f"{dead}-1"),
+            planted("apt", "machines", f"homeport-lab-{dead}-1-iona"),
+            planted("stages", f"{os.getpid()}-1"),
+            planted("apt", "machines", f"homeport-lab-{os.getpid()}-1-iona"),
+            planted("apt", "machines", "somebody-else"),
+            planted("images", ".building-new"),
+            planted("disks", "plain-trixie-0123", days=13),
+        ]
+        cache.sweep()
+        assert [path for path in stay if not path.exists()] == []
+
+
+def test_a_disk_that_is_used_stays() -> None:
+    planted("disks", "plain-trixie-0123", days=15)
+    used = cache.entry("disks", "plain-trixie-0123", lambda path: path.mkdir())
+    cache.sweep()
+    assert (used / "file").exists()
+
+
+def test_nothing_is_removed_under_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of /proc/mounts' lines one is under the first directory, whose name has a space."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a place"))
+    mounted, free = planted("images", ".building-a", days=1), planted(".building-b", days=1)
+    mounts = tmp_path / "mounts"
+    point = str(mounted / "dev").replace(" ", "\\040")
+    mounts.write_text(f"proc /proc proc rw 0 0\nudev {point} devtmpfs rw 0 0\n")
+    monkeypatch.setattr(cache, "MOUNTS", mounts)
+    asked: list[list[str]] = []
+    monkeypatch.setattr("homeport.lab.cache.subprocess.run", lambda words, **_: asked.append(words))
+    cache.sweep()
+    assert asked == [["umount", str(mounted / "dev")]]
+    assert (mounted / "file").exists()
+    assert not free.exists()
+    mounts.write_text("proc /proc proc rw 0 0\n")
+    cache.sweep()
+    assert not mounted.exists()
