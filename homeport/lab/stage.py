@@ -25,7 +25,7 @@ from homeport.lab.engine import Engine, Network
 from homeport.lab.machine import Neighbour, client_key, machine, neighbour
 from homeport.lab.sources import Sources, sources
 from homeport.lab.targets import write_targets
-from homeport.lab.vm.emulator import Hardware
+from homeport.lab.vm.emulator import Hardware, require_host
 from homeport.lab.vm.machine import DESKSIDE, virtual_machine
 from homeport.pins import Card, Gpu, HubRepo, Image, Radio, find
 from homeport.spec import Spec
@@ -196,6 +196,8 @@ def stage(
     """
     nodes = unbound(inventory)
     built = hardware if on == "machine" else None
+    if built:
+        require_host()
     packages = pins(nodes)
     with ExitStack() as stack:
         engine = stack.enter_context(engines.engine(progress))

@@ -3,16 +3,18 @@
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from homeport.lab import LabError
 from homeport.lab.engine import Engine
+from homeport.lab.stage import stage
 from homeport.lab.vm import disk
 from homeport.lab.vm.agent import Agent, AgentGone
-from homeport.lab.vm.emulator import EmulatorEnded, require_running
-from homeport.lab.vm.machine import VirtualMachine
+from homeport.lab.vm.emulator import KVM, EmulatorEnded, Hardware, require_running
+from homeport.lab.vm.machine import VirtualMachine, command_line
 
 
 class Daemon:
@@ -79,3 +81,27 @@ def test_a_disk_s_emulator_that_ended_is_not_waited_for(tmp_path: Path) -> None:
         disk._wait_for_agent(
             Agent(tmp_path / "agent"), tmp_path, lambda: require_running(engine, "lab-disk"), 5
         )
+
+
+def test_a_full_host_is_told_to_the_guest() -> None:
+    (drive,) = (word for word in command_line(Hardware(), KVM).split() if word.startswith("file="))
+    assert ",werror=report" in drive
+
+
+@pytest.mark.parametrize(
+    ("architecture", "free", "words"),
+    [
+        ("aarch64", 100, "need an x86_64 host, and this is aarch64"),
+        ("x86_64", 2, r"2\.0 GiB are free, and a virtual machine needs \d+ GiB"),
+    ],
+)
+def test_a_host_that_cannot_carry_a_machine_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, free: int, words: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine=architecture))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free << 30))
+    monkeypatch.setattr("homeport.lab.stage.unbound", lambda inventory: {})
+    monkeypatch.setattr("homeport.lab.engine.engine", lambda progress: pytest.fail("a lab began"))
+    with pytest.raises(LabError, match=words), stage(Path("box.py"), on="machine"):
+        pass

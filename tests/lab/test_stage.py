@@ -100,6 +100,7 @@ def test_a_stage_that_fails_leaves_the_consoles(
         raise error or KeyboardInterrupt
 
     monkeypatch.setattr(stage, "unbound", lambda inventory: {})
+    monkeypatch.setattr(stage, "require_host", lambda: None)
     monkeypatch.setattr("homeport.lab.engine.engine", lambda progress: nullcontext(made))
     monkeypatch.setattr(stage, "hub_root", hub)
     expected = type(error) if error else KeyboardInterrupt

@@ -75,6 +75,7 @@ chroot /mnt grub-install /dev/vdb && chroot /mnt update-grub
 umount /mnt/dev /mnt/proc /mnt/sys /mnt && sync
 """
 LVM = (*PACKAGES, "lvm2")
+RAW = f"format=raw,if=virtio,cache=unsafe,{emulator.TELL}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def lvm_disk(engine: Engine, release: str = "trixie", progress: Progress = quiet
     def build(path: Path) -> None:
         seed = _seed(path, engine, release, LVM, progress)
         emulator.run_tool(engine, path, f"truncate -s {SIZE_MIB}M lvm.raw")
-        second = ["-drive", f"file={STAGE}/lvm.raw,format=raw,if=virtio,cache=unsafe"]
+        second = ["-drive", f"file={STAGE}/lvm.raw,{RAW}"]
         with _booted(engine, seed, progress, second) as agent:
             _do(agent, ON_LVM)
         emulator.run_tool(engine, path, "mv lvm.raw disk.raw")
@@ -178,7 +179,7 @@ def _booted(
     accelerated = emulator.acceleration(engine, base.kernel, progress)
     words = ["qemu-system-x86_64", *accelerated, *Hardware(cards=0, second_nic=False).devices()]
     words += [*emulator.channels(), "-no-reboot"]
-    words += ["-drive", f"file={STAGE}/{base.image.name},format=raw,if=virtio,cache=unsafe", *more]
+    words += ["-drive", f"file={STAGE}/{base.image.name},{RAW}", *more]
     words += ["-kernel", f"{STAGE}/{base.kernel.name}", "-initrd", f"{STAGE}/{base.initrd.name}"]
     words += ["-nic", "none", "-append", f"'root=UUID={ROOT_UUID} ro {OWNERS}'"]
     container = f"homeport-lab-disk-{directory.parent.name.strip('.')}"

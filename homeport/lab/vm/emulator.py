@@ -5,6 +5,8 @@ network like any other, and everything is gone with the container. KVM is used w
 is tried and not inferred from a file; else QEMU translates code, five to ten times slower.
 """
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +33,11 @@ FIRST_CARD = 0x8  # the slot of the first card's root port
 # Translating: a model of CPU that every kernel boots on; `max` has crashed Debian 13's early boot.
 TRANSLATING = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Haswell-v4")
 KVM = ("-accel", "kvm", "-cpu", "host")
+
+# A host without room is the guest's I/O error, which it tells; by default QEMU would stop it
+# without a word. qemu(1): `-drive werror=`.
+TELL = "werror=report"
+ROOM_GIB = 6  # what a machine of Iona's size writes, and a disk that is made anew
 
 
 class EmulatorEnded(LabError):
@@ -104,6 +111,21 @@ def channels() -> list[str]:
         *("-chardev", f"file,id=console,path={STAGE}/{CONSOLE},append=on"),
         *("-serial", "chardev:console"),
     ]
+
+
+def require_host() -> None:
+    """Raise `LabError` where no virtual machine can be made: another architecture, or no room."""
+    architecture, place = os.uname().machine, cache.root()
+    if architecture != "x86_64":
+        raise LabError(
+            f"the lab's virtual machines need an x86_64 host, and this is {architecture}"
+        )
+    free = shutil.disk_usage(place).free / 2**30
+    if free < ROOM_GIB:
+        raise LabError(
+            f"{place}: {free:.1f} GiB are free, and a virtual machine needs {ROOM_GIB} GiB: make "
+            "room, or put the cache elsewhere with XDG_CACHE_HOME"
+        )
 
 
 def image(engine: Engine, progress: Progress = quiet) -> str:

@@ -272,7 +272,8 @@ def lan(made: VirtualMachine, network: Network, *, radios: bool) -> dict[str, tu
 def command_line(hardware: Hardware, accelerated: tuple[str, ...]) -> str:
     """The shell script that the machine's container runs: the network, then QEMU in its place."""
     words = ["qemu-system-x86_64", *accelerated, *hardware.devices(), *emulator.channels()]
-    words += ["-drive", f"file={STAGE}/disk.qcow2,if=none,id=disk,cache=unsafe,discard=unmap"]
+    drive = f"file={STAGE}/disk.qcow2,if=none,id=disk,cache=unsafe,discard=unmap"
+    words += ["-drive", f"{drive},{emulator.TELL}"]
     words += ["-device", "virtio-blk-pci,drive=disk,addr=0x2,bootindex=0"]
     words += ["-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no"]
     words += ["-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=,addr=0x3"]
