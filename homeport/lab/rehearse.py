@@ -165,6 +165,10 @@ def places(on: Stage) -> dict[str, str]:
         )
     for words in (("--dry", "-vvv"), ("--dry", "--diff", "-vvv"), ("-y", "-vvv", "--diff")):
         done = pyinfra(on, *words)
+        if done.returncode:
+            raise StepFailed(
+                f"pyinfra {' '.join(words)} exited {done.returncode}\n{done.stderr[-3000:]}"
+            )
         texts[f"pyinfra {' '.join(words)}"] = done.stdout + done.stderr
     return texts
 

@@ -1,5 +1,6 @@
 """The rehearsal's own judgement: what it takes for a failure, and what it leaves behind."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,3 +92,19 @@ def test_a_lab_that_does_not_come_up_is_a_failed_rehearsal(rehearsed: Any) -> No
     assert result.steps[0].said == "there is no docker here: install it"
     assert "--keep" not in "\n".join(printed)  # there was nothing to keep
     assert not old.exists()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_a_failed_pyinfra_prints_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("content")
+    done = subprocess.CompletedProcess("pyinfra", code, "", "no connection")
+    monkeypatch.setattr(rehearse, "pyinfra", lambda on, *words: done)
+    on: Any = SimpleNamespace(lock=file, targets=file, machines={})
+    if code == 0:
+        assert rehearse.places(on)["pyinfra --dry -vvv"] == "no connection"
+        return
+    with pytest.raises(StepFailed, match=r"pyinfra --dry -vvv exited 1\nno connection"):
+        rehearse.places(on)

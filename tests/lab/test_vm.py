@@ -27,6 +27,7 @@ class Guest:
         self.before = before
         self.asked: list[dict[str, Any]] = []
         self.polls = 0
+        self.more: dict[str, Any] = {}
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen()
@@ -56,7 +57,7 @@ class Guest:
         if self.polls < 3:
             return {"return": {"exited": False}}
         out = base64.b64encode(b"said").decode()
-        return {"return": {"exited": True, "exitcode": 3, "out-data": out}}
+        return {"return": {"exited": True, "exitcode": 3, "out-data": out, **self.more}}
 
 
 def test_a_command_is_run_and_waited_for(tmp_path: Path) -> None:
@@ -88,6 +89,13 @@ def test_a_command_without_an_end_is_given_up(tmp_path: Path) -> None:
     guest.polls = -1000
     with pytest.raises(LabError, match="no end within 0.1 s"):
         Agent(tmp_path / "agent").run("sleep", timeout=0.1)
+
+
+@pytest.mark.parametrize("of", ["out", "err"])
+def test_half_an_answer_is_none(tmp_path: Path, of: str) -> None:
+    Guest(tmp_path / "agent").more = {f"{of}-truncated": True}
+    with pytest.raises(LabError, match="journalctl: said more than"):
+        Agent(tmp_path / "agent").run("journalctl")
 
 
 def test_cards_are_told_as_a_probe_tells_them() -> None:

@@ -34,7 +34,8 @@ class Agent:
     ) -> tuple[int, bytes, bytes]:
         """Exit status, output and errors of a shell command as root; `timeout` in seconds.
 
-        Raises `AgentGone` when the agent is not there or goes away, `LabError` after `timeout`.
+        Raises `AgentGone` when the agent is not there or goes away, `LabError` after `timeout` and
+        when it keeps only the beginning of what the command says.
         """
         deadline = time.monotonic() + timeout
         with contextlib.closing(self._connect(min(timeout, 20))) as line:
@@ -55,6 +56,8 @@ class Agent:
                     raise LabError(f"{command[:200]}: no end within {timeout:g} s")
                 time.sleep(pause)
                 pause = min(pause * 2, 0.8)  # each answer costs the guest time
+        if status.get("out-truncated") or status.get("err-truncated"):
+            raise LabError(f"{command[:200]}: said more than the guest agent keeps")
         code = status.get("exitcode", 128 + status.get("signal", 0))
         return code, _decoded(status, "out-data"), _decoded(status, "err-data")
 
