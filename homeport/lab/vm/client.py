@@ -66,6 +66,10 @@ print(json.dumps({"code": flags & 15, "data": found}))
 """
 
 
+class Refused(LabError):
+    """The network refuses the passphrase, or has broken off the handshake: both look the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a name server said: `code` (0 no error, 3 no such name) and the records' `data`.
@@ -89,8 +93,9 @@ class Client:
     def join(self, ssid: str, psk: str, *, timeout: float = 30) -> str:
         """Join `ssid` by WPA2 and get an address by DHCP: the address.
 
-        Raises `LabError` when the passphrase is refused, no such network is there, or no lease
-        comes, within `timeout` seconds (of a container's pace) each. Leaves a network first.
+        Raises `Refused` when the passphrase is refused, `LabError` when no such network is there,
+        or no lease comes, within `timeout` seconds (of a container's pace) each. Leaves a network
+        first.
         """
         self.leave()
         settings = f'network={{\nssid="{ssid}"\nkey_mgmt=WPA-PSK\nproto=RSN\npsk="{psk}"\n}}\n'
@@ -176,4 +181,4 @@ class Client:
         )
         log = self.machine.succeed(f"tail -n 20 {STATE}/log")
         if "CTRL-EVENT-CONNECTED" not in log:
-            raise LabError(f"the network refuses the passphrase: {log.splitlines()[-1]}")
+            raise Refused(f"the network refuses the passphrase: {log.splitlines()[-1]}")

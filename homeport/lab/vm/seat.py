@@ -12,11 +12,12 @@ from homeport.lab import LabError, StepFailed
 from homeport.lab.driver import Driver
 from homeport.lab.resolver import ANSWER, resolver
 from homeport.lab.stage import Stage
-from homeport.lab.vm.client import STATE, Answer, Client
+from homeport.lab.vm.client import STATE, Answer, Client, Refused
 
 CA = f"{STATE}/ca.crt"
 # A CA of Debian's bundle that has nothing to do with the node: with it, no name may verify.
 STRANGER = "/etc/ssl/certs/ISRG_Root_X1.pem"
+NO_ERROR, NO_SUCH_NAME = 0, 3  # RFC 1035, RCODE
 SECRETS = "/etc/homeport/secrets"
 
 
@@ -35,7 +36,9 @@ def hotspot_seat(on: Stage, machine: Driver, node: Any) -> str:
     psk = machine.succeed(f"cat {SECRETS}/hotspot.psk")
     try:
         joined(client, node, psk)
-        said = [f"a client joined {node.hotspot.ssid} by WPA2", names(on, machine, client, node)]
+        said = [f"a client joined {node.hotspot.ssid} by WPA2"]
+        if node.names:
+            said.append(names(on, machine, client, node))
         if node.caddy is not None:
             said.append(trusted(machine, client, node))
         if node.llama_server is not None:
@@ -50,11 +53,14 @@ def joined(client: Client, node: Any, psk: str) -> str:
     """The client's address, after a wrong passphrase was refused."""
     try:
         client.join(node.hotspot.ssid, secrets.token_hex(8))
-    except LabError:
+    except Refused:
         pass
     else:
         raise StepFailed("the hotspot takes a wrong passphrase")
-    address = client.join(node.hotspot.ssid, psk)
+    try:
+        address = client.join(node.hotspot.ssid, psk)
+    except Refused:  # a slow machine's handshake ends like this too, when it takes too long
+        address = client.join(node.hotspot.ssid, psk)
     prefix = node.hotspot.ip.rpartition(".")[0]
     require(address.startswith(f"{prefix}."), f"the client got the address {address}")
     return address
@@ -68,11 +74,13 @@ def names(on: Stage, machine: Driver, client: Client, node: Any) -> str:
         wait_for(client, other)
         for name in node.names:
             found = client.resolve(name)
-            wanted = Answer(0, (node.hotspot.ip,))
+            wanted = Answer(NO_ERROR, (node.hotspot.ip,))
             require(found == wanted, f"{name} has the addresses {found.data} at the hotspot")
             for kind in ("AAAA", "HTTPS"):
                 found = client.resolve(name, kind)
-                require(not found.data, f"{name} {kind} answers {found.data}")
+                # There is none, which is no failure of the server's.
+                silent = found.code in (NO_ERROR, NO_SUCH_NAME) and not found.data
+                require(silent, f"{name} {kind} answers {found.data} (code {found.code})")
         asked = upstream.asked()
     require(any(name == other for name, _ in asked), "no query reached the recording name server")
     leaked = [f"{name} (type {kind})" for name, kind in asked if name in node.names]
