@@ -84,7 +84,8 @@ def test_a_disk_s_emulator_that_ended_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_full_host_is_told_to_the_guest() -> None:
-    (drive,) = (word for word in command_line(Hardware(), KVM).split() if word.startswith("file="))
+    words = command_line(Hardware(), KVM, "10.214.1.12").split()
+    (drive,) = (word for word in words if word.startswith("file="))
     assert ",werror=report" in drive
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from homeport.lab import LabError, StepFailed
+from homeport.lab.resolver import ANSWER
 from homeport.lab.vm import seat
 from homeport.lab.vm.client import Answer, Client, Refused
 
@@ -65,7 +66,7 @@ def test_a_server_that_fails_has_not_said_no(
     def resolve(name: str, kind: str = "A") -> Answer:
         if name not in NODE.names:
             asked.append((name, 1))
-            return Answer(0, (seat.ANSWER,))
+            return Answer(0, (ANSWER,))
         return Answer(0, (NODE.hotspot.ip,)) if kind == "A" else Answer(code, ())
 
     monkeypatch.setattr(seat, "resolver", recording)

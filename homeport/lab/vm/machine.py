@@ -28,7 +28,6 @@ LACKS = {
 }
 # mac80211_hwsim numbers its radios; the second is for the clients of the node's network.
 RADIOS = ("02:00:00:00:00:00", "02:00:00:00:01:00")
-MAC = "52:54:00:12:34:01"
 DESKSIDE = Hardware()
 # What Docker falls back to as well where the host's name server listens on loopback alone.
 PUBLIC_RESOLVERS = b"nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
@@ -118,7 +117,7 @@ class VirtualMachine(Driver):
     def fit(self, hardware: Hardware) -> None:
         """Have a machine that is off consist of `hardware`, with the disk that it has."""
         self.engine.run("rm", "--force", "--volumes", self.container)
-        script = command_line(hardware, self.accelerated)
+        script = command_line(hardware, self.accelerated, self.address)
         emulator.create(self.engine, self.container, self.directory, self.words, script)
 
     def power_on(self) -> None:
@@ -254,7 +253,7 @@ def placed(files: dict[str, tuple[bytes, int]]) -> dict[str, tuple[bytes, int]]:
 def lan(made: VirtualMachine, network: Network, *, radios: bool) -> dict[str, tuple[bytes, int]]:
     """The files that put the machine on the lab's network, and give it its radios."""
     text = LAN.format(
-        mac=MAC,
+        mac=mac(made.address),
         address=made.address,
         prefix=network.subnet.prefixlen,
         gateway=network.subnet[1],
@@ -269,13 +268,18 @@ def lan(made: VirtualMachine, network: Network, *, radios: bool) -> dict[str, tu
     return files
 
 
-def command_line(hardware: Hardware, accelerated: tuple[str, ...]) -> str:
+def mac(address: str) -> str:
+    """The MAC address of the machine's card, of its own on the lab's network as `address` is."""
+    return "52:54:00:" + ipaddress.IPv4Address(address).packed[1:].hex(":")
+
+
+def command_line(hardware: Hardware, accelerated: tuple[str, ...], address: str) -> str:
     """The shell script that the machine's container runs: the network, then QEMU in its place."""
     words = ["qemu-system-x86_64", *accelerated, *hardware.devices(), *emulator.channels()]
     drive = f"file={STAGE}/disk.qcow2,if=none,id=disk,cache=unsafe,discard=unmap"
     words += ["-drive", f"{drive},{emulator.TELL}"]
     words += ["-device", "virtio-blk-pci,drive=disk,addr=0x2,bootindex=0"]
     words += ["-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no"]
-    words += ["-device", f"virtio-net-pci,netdev=lan,mac={MAC},romfile=,addr=0x3"]
+    words += ["-device", f"virtio-net-pci,netdev=lan,mac={mac(address)},romfile=,addr=0x3"]
     words += ["-virtfs", "local,path=/packages,mount_tag=packages,security_model=none"]
     return f"{BRIDGE}rm -f {STAGE}/agent\nexec {' '.join(words)}"
