@@ -11,7 +11,7 @@ import pytest
 from homeport.lab import LabError
 from homeport.lab.engine import Engine
 from homeport.lab.stage import stage
-from homeport.lab.vm import disk
+from homeport.lab.vm import disk, emulator
 from homeport.lab.vm.agent import Agent, AgentGone
 from homeport.lab.vm.emulator import KVM, EmulatorEnded, Hardware, require_running
 from homeport.lab.vm.machine import VirtualMachine, command_line
@@ -106,3 +106,16 @@ def test_a_host_that_cannot_carry_a_machine_is_told_first(
     monkeypatch.setattr("homeport.lab.engine.engine", lambda progress: pytest.fail("a lab began"))
     with pytest.raises(LabError, match=words), stage(Path("box.py"), on="machine"):
         pass
+
+
+def test_a_kvm_that_hangs_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Daemon):
+        labels: tuple[str, ...] = ()
+
+        def run(self, *words: str, timeout: float = 600) -> "subprocess.CompletedProcess[bytes]":
+            raise LabError(f"docker {words[0]}: no end within {timeout:g} s")
+
+    monkeypatch.setattr(emulator, "image", lambda engine, progress: "image")
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    kernel = tmp_path / "vmlinuz"
+    assert emulator.acceleration(cast(Engine, Hanging("")), kernel) == emulator.TRANSLATING
