@@ -29,6 +29,7 @@ from homeport.lab.cache import Progress, quiet
 
 LABEL = "homeport.lab"
 OWNER = f"{LABEL}.owner"
+CACHE = f"{LABEL}.cache"
 
 # What the lab runs on the host, and the Debian package that has it.
 TOOLS = {
@@ -160,7 +161,8 @@ class Engine:
     @property
     def labels(self) -> tuple[str, ...]:
         """The arguments that mark a container or network as this run's."""
-        return ("--label", LABEL, "--label", f"{OWNER}={os.getpid()}")
+        mine = (LABEL, f"{OWNER}={os.getpid()}", f"{CACHE}={cache.root()}")
+        return tuple(word for label in mine for word in ("--label", label))
 
     @contextmanager
     def network(self, name: str) -> Iterator["Network"]:
@@ -328,13 +330,17 @@ def _adopt(progress: Progress) -> Engine:
 
 
 def _sweep(found: Engine) -> None:
-    """Remove what a run that was killed has left in the machine's own daemon."""
+    """Remove what a run that was killed has left in the machine's own daemon.
+
+    Only runs with this cache: which labs were kept is written there.
+    """
     shape = '{{.ID}} {{.Label "' + OWNER + '"}}'
+    ours = ("--filter", f"label={LABEL}", "--filter", f"label={CACHE}={cache.root()}")
     for kind, remove in (
         (("ps", "--all"), ("rm", "--force", "--volumes")),
         (("network", "ls"), ("network", "rm")),
     ):
-        listed = found.run(*kind, "--filter", f"label={LABEL}", "--format", shape)
+        listed = found.run(*kind, *ours, "--format", shape)
         for line in listed.stdout.decode().splitlines():
             name, _, owner = line.partition(" ")
             if cache.abandoned(owner):

@@ -301,7 +301,8 @@ def neighbour(
 ) -> Iterator[Neighbour]:
     """A plain host on `network`, with python3, for the length of the block."""
     image = images.node_image(engine, "trixie", progress)
-    container, address = f"{network.name}-{name}", network.address()
+    # Not with a hyphen, as the machines' are called: one of them may have this name.
+    container, address = f"{network.name}_{name}", network.address()
     try:
         engine.docker(
             *("run", "--detach", "--init", "--name", container, "--hostname", name),

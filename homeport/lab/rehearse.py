@@ -20,6 +20,7 @@ from homeport.lab import LabError, StepFailed, evidence
 from homeport.lab.stage import Kind, Stage, stage
 from homeport.lab.vm.seat import hotspot_seat
 from homeport.leaks import find_leaks
+from homeport.lock import read_lock
 from homeport.spec import SpecError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,6 +202,12 @@ def neighbour_sees(on: Stage, *ports: int) -> dict[str, list[int]]:
     return seen
 
 
+def _bare(on: Stage) -> str:
+    asked = '. /etc/os-release && python3 --version && echo "$PRETTY_NAME"'
+    found = [line for one in on.machines.values() for line in one.succeed(asked).splitlines()]
+    return f"{', '.join(dict.fromkeys(found))}; ssh answers"
+
+
 def _twice(on: Stage, before: str) -> tuple[int, str]:
     again = converge(on, quiet=True)
     if again["changed"]:
@@ -243,7 +250,9 @@ def _lock(on: Stage) -> str:
     done = homeport(on, "lock", str(on.inventory))
     if done.returncode != 0:
         raise StepFailed(done.stderr.strip())
-    return "images by digest, models by commit and sha256"
+    locked = read_lock(on.lock)
+    files = sum(len(repo.files) for repo in locked.repos.values())
+    return f"{len(locked.images)} images by digest, {files} files of models by commit and sha256"
 
 
 def declared_ports(on: Stage) -> dict[str, set[int]]:
@@ -308,12 +317,9 @@ def rehearse(inventory: Path, *, on: Kind = "container", keep: bool = False) -> 
 
     try:
         with stage(inventory, on=on, progress=progress) as made:
+            said = _bare(made)
             ready = time.monotonic() - began
-            result.steps.append(
-                Step(
-                    name="bare machine", ok=True, seconds=ready, said="Debian with ssh and python3"
-                )
-            )
+            result.steps.append(Step(name="bare machine", ok=True, seconds=ready, said=said))
             _told(result.steps[-1])
             _steps(made, result)
             if not result.ok:

@@ -197,7 +197,7 @@ def sources(
     """
     image = images.sources_image(engine, progress)
     progress("starting the lab's registry, Hub and package index")
-    container, address = f"{network.name}-sources", network.address()
+    container, address = f"{network.name}_sources", network.address()
     made = Sources(
         engine=engine,
         container=container,

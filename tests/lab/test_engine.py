@@ -115,3 +115,22 @@ def docker(directory: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
     monkeypatch.delenv("DOCKER_HOST", raising=False)
+
+
+def test_a_dead_run_s_containers_are_swept_by_its_own_cache_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen(["true"]) as dead:
+        pass
+    said = tmp_path / "said"
+    program = tmp_path / "docker"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {said}\n[ "$1" != ps ] || echo "c1 {dead.pid}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = module.Engine(environment={}, pool="10.214", private=False, progress=lambda text: None)
+    module._sweep(found)
+    mine = f"homeport.lab.cache={tmp_path}/homeport"
+    assert mine in found.labels
+    listed, removed, _ = said.read_text().splitlines()
+    assert f"label={mine}" in listed
+    assert removed == "rm --force --volumes c1"

@@ -11,6 +11,7 @@ import pytest
 
 from homeport import report
 from homeport.lab import LabError, StepFailed, evidence, rehearse
+from homeport.lock import Lock, LockedFile, LockedRepo
 
 INVENTORY = Path("inventory/iona.py")
 
@@ -35,6 +36,7 @@ def rehearsed(
         machine = SimpleNamespace(
             name="iona",
             journal=lambda lines: "a unit failed",
+            succeed=lambda command: "Python 3.13.5\nDebian GNU/Linux 13 (trixie)",
             ssh_key="key",
             address="192.0.2.1",
         )
@@ -71,6 +73,7 @@ def test_what_a_failed_rehearsal_s_machines_said_is_kept(rehearsed: Any) -> None
     kept = log.read_text()
     assert all(words in kept for words in ("the lock failed", "a unit failed", "Kernel panic\n"))
     assert not result.ok
+    assert result.steps[0].said == "Python 3.13.5, Debian GNU/Linux 13 (trixie); ssh answers"
     assert str(log) in printed[-2]
     assert printed[-1].endswith("bin/homeport rehearse inventory/iona.py --on machine --keep")
 
@@ -108,3 +111,13 @@ def test_what_a_failed_pyinfra_prints_is_not_searched(
         return
     with pytest.raises(StepFailed, match=r"pyinfra --dry -vvv exited 1\nno connection"):
         rehearse.places(on)
+
+
+def test_a_lock_is_told_by_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "iona.lock"
+    repo = LockedRepo(commit="c", patterns=(), files=(LockedFile(path="a", size=1, sha256="s"),))
+    lock.write_text(Lock(images={"x:1": "sha256:0"}, repos={"a/b@main": repo}).to_json())
+    done = subprocess.CompletedProcess("lock", 0, "", "")
+    monkeypatch.setattr(rehearse, "homeport", lambda on, *words: done)
+    on: Any = SimpleNamespace(inventory=INVENTORY, lock=lock)
+    assert rehearse._lock(on) == "1 images by digest, 1 files of models by commit and sha256"
