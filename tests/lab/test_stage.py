@@ -4,7 +4,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +13,8 @@ import pytest
 
 from homeport.lab import LabError, cache, stage
 from homeport.lab.cache import quiet
-from homeport.lab.sources import Sources
+from homeport.lab.machine import neighbour
+from homeport.lab.sources import Sources, sources
 
 REPOSITORY = "ghcr.io/example/program"
 NAME = f"{REPOSITORY}:1"
@@ -110,3 +111,21 @@ def test_a_stage_that_fails_leaves_the_consoles(
     assert log.exists() == (error is not None)
     assert not log.exists() or "Kernel panic" in log.read_text()
     assert list(cache.directory("stages").iterdir()) == []
+
+
+@pytest.mark.parametrize("made", [neighbour, sources])
+def test_a_machine_may_have_the_name_of_a_helper(
+    monkeypatch: pytest.MonkeyPatch, made: Callable[..., AbstractContextManager[object]]
+) -> None:
+    named: list[str] = []
+
+    def docker(*words: str, **_: object) -> str:
+        named.append(words[words.index("--name") + 1])
+        raise LabError("enough seen")
+
+    engine: Any = SimpleNamespace(labels=(), keeping=False, docker=docker, run=lambda *_: None)
+    network: Any = SimpleNamespace(name="net", address=lambda: "10.214.1.11")
+    monkeypatch.setattr("homeport.lab.images.debian_image", lambda *_: "image")
+    with pytest.raises(LabError, match="enough seen"), made(engine, network):
+        pass
+    assert named not in (["net-neighbour"], ["net-sources"])
