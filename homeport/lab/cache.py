@@ -20,6 +20,7 @@ from pathlib import Path
 Progress = Callable[[str], None]
 
 SCRATCH = ".building-"
+BUILDS = (f"{SCRATCH}*", f"*/{SCRATCH}*", "build/mmdebstrap.*")
 DISK_DAYS = 14
 MOUNTS = Path("/proc/mounts")
 
@@ -161,8 +162,8 @@ def sweep() -> None:
         owner = re.match(r"homeport-[a-z]+-(\d+)-", path.name)
         if owner and abandoned(owner[1]):
             _remove(path)
-    for path in [*root().glob(f"{SCRATCH}*"), *root().glob(f"*/{SCRATCH}*")]:
-        # A new one is held a moment after it was made; an old version's never is.
+    for path in [one for shape in BUILDS for one in root().glob(shape)]:
+        # A new one is held a moment after it was made; mmdebstrap's never is, and ends sooner.
         if _older(path, hours=1) and (held := _hold(path)) is not None:
             _remove(path)
             _let_go(held)

@@ -337,7 +337,9 @@ def rehearse(inventory: Path, *, on: Kind = "container", keep: bool = False) -> 
     result.seconds = time.monotonic() - began
     _print_end(result)
     if not result.ok and log.exists():
-        _say_what_is_left(log, inventory, on)
+        _say_what_is_left(
+            log, "" if keep else f"bin/homeport rehearse {inventory} --on {on} --keep"
+        )
     return result
 
 
@@ -414,11 +416,14 @@ def _say_how_to_reach(on: Stage) -> None:
         )
 
 
-def _say_what_is_left(log: Path, inventory: Path, on: Kind) -> None:
-    """The last words of a rehearsal that failed: a converge's own name a machine that is gone."""
+def _say_what_is_left(log: Path, again: str) -> None:
+    """The last words of a rehearsal that failed: a converge's own name a machine that is gone.
+
+    `again` is the command that keeps it, when it was not kept.
+    """
     report.console.print(f"What its machines said: {log}", markup=False)
-    again = f"bin/homeport rehearse {inventory} --on {on} --keep"
-    report.console.print(f"To look at the machine, keep it:  {again}", markup=False)
+    if again:
+        report.console.print(f"To look at the machine, keep it:  {again}", markup=False)
 
 
 def _print_end(result: Rehearsal) -> None:

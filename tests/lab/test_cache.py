@@ -97,6 +97,7 @@ def test_what_dead_runs_left_is_swept(dead: str) -> None:
         planted("apt", "machines", f"homeport-lab-{dead}-1-iona"),
         planted(".building-a", days=1),
         planted("images", ".building-b", days=1),
+        planted("build", "mmdebstrap.c", days=1),
         planted("disks", "plain-trixie-0123", days=15),
     ]
     cache.sweep()
@@ -116,6 +117,7 @@ def test_what_is_in_use_is_not_swept(dead: str) -> None:
             planted("apt", "machines", f"homeport-lab-{os.getpid()}-1-iona"),
             planted("apt", "machines", "somebody-else"),
             planted("images", ".building-new"),
+            planted("build", "open-webui-site-0123", days=1),
             planted("disks", "plain-trixie-0123", days=13),
         ]
         cache.sweep()

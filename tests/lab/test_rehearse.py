@@ -78,6 +78,13 @@ def test_what_a_failed_rehearsal_s_machines_said_is_kept(rehearsed: Any) -> None
     assert printed[-1].endswith("bin/homeport rehearse inventory/iona.py --on machine --keep")
 
 
+def test_a_machine_that_was_kept_is_not_to_be_kept(rehearsed: Any) -> None:
+    _, printed = rehearsed(keep=True)
+    assert "kept: ssh -i key root@192.0.2.1" in "\n".join(printed)
+    assert not any("--keep" in line for line in printed)
+    assert "What its machines said" in printed[-1]
+
+
 @pytest.mark.parametrize("error", [LabError("no"), ValueError("psk is too short"), KeyError("x")])
 def test_whatever_a_step_raises_is_its_failure(rehearsed: Any, error: Exception) -> None:
     result, _ = rehearsed(lock=error)
