@@ -335,7 +335,7 @@ def rehearse(inventory: Path, *, on: Kind = "container", keep: bool = False) -> 
         result.steps.append(Step(name=name, ok=False, seconds=took, said=_words(error)))
         _told(result.steps[-1])
     result.seconds = time.monotonic() - began
-    _print_end(result)
+    _print_end(result, inventory)
     if not result.ok and log.exists():
         _say_what_is_left(
             log, "" if keep else f"bin/homeport rehearse {inventory} --on {on} --keep"
@@ -426,7 +426,7 @@ def _say_what_is_left(log: Path, again: str) -> None:
         report.console.print(f"To look at the machine, keep it:  {again}", markup=False)
 
 
-def _print_end(result: Rehearsal) -> None:
+def _print_end(result: Rehearsal, inventory: Path) -> None:
     console = report.console
     console.rule(align="left", style="dim")
     for step in result.steps:
@@ -442,7 +442,6 @@ def _print_end(result: Rehearsal) -> None:
     console.print(
         f"{result.system} was built on a bare lab machine and proved in {took}. On a real one:"
     )
-    inventory = f"inventory/{result.system}.py"
     for line in (
         f"bin/homeport probe HOST --inventory {inventory} --write",
         f"bin/homeport lock {inventory}",
