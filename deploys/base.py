@@ -75,8 +75,9 @@ class Base(Spec):
 class BaseState(NodeFact):
     """{"timezone": "Etc/UTC", "etc_timezone": None, "zone_known": True, "container": False,
     "units": {"chrony.service": {"enabled": "enabled", "active": "active"}},
-    "certificates": {"files": {"homeport-0a1b….crt": ["0a1b…"]}, "links": ["homeport-0a1b…"],
-                     "bundle": ["0a1b…"]}}
+    "certificates": {"files": {"/usr/local/share/ca-certificates/homeport-0a1b….crt": {"mode":
+                               "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
+                     "links": ["homeport-0a1b…"], "bundle": ["0a1b…"]}}
     """
 
     stem = "base"
@@ -84,10 +85,10 @@ class BaseState(NodeFact):
 
 @dataclass(frozen=True)
 class CertificateChanges:
-    """What to write (name → PEM), what to remove, and whether the bundle must be made anew."""
+    """What to write (path → PEM), what to remove, and whether the bundle must be made anew."""
 
     write: dict[str, str]
-    remove: tuple[str, ...]
+    remove: list[str]
     rebuild: bool
 
     def __bool__(self) -> bool:
@@ -104,17 +105,22 @@ def split_certificates(texts: tuple[str, ...]) -> dict[str, str]:
     }
 
 
+def certificate_name(fingerprint: str) -> str:
+    """What our file and our link for a certificate are called, without their endings."""
+    return f"homeport-{fingerprint[:16]}"
+
+
+def certificate_files(wanted: dict[str, str]) -> dict[str, str]:
+    """{path: PEM text} of {fingerprint: PEM text}."""
+    return {
+        str(OWN_CERTIFICATES / f"{certificate_name(one)}.crt"): text for one, text in wanted.items()
+    }
+
+
 def certificate_changes(wanted: dict[str, str], observed: dict[str, Any]) -> CertificateChanges:
     """What to do so that exactly the `wanted` certificates, of ours, are trusted."""
-    names = {f"homeport-{fingerprint[:16]}": fingerprint for fingerprint in wanted}
-    found = observed.get("files", {})
-    write = {
-        f"{name}.crt": wanted[fingerprint]
-        for name, fingerprint in names.items()
-        if found.get(f"{name}.crt") != [fingerprint]
-    }
-    remove = tuple(name for name in found if name.removesuffix(".crt") not in names)
-    links_differ = set(observed.get("links", ())) != names.keys()
+    write, remove = own_files.changes(certificate_files(wanted), observed.get("files", {}))
+    links_differ = set(observed.get("links", ())) != set(map(certificate_name, wanted))
     bundle_lacks = set(observed.get("bundle", ())) != set(wanted)
     return CertificateChanges(
         write, remove, bool(write) or bool(remove) or links_differ or bundle_lacks
@@ -124,13 +130,9 @@ def certificate_changes(wanted: dict[str, str], observed: dict[str, Any]) -> Cer
 def certificate_words(wanted: dict[str, str], observed: dict[str, Any]) -> Iterator[Pair]:
     """What differs of the trusted CAs: of the files first, else of what is made of them."""
     changes = certificate_changes(wanted, observed)
-    for name in changes.write:
-        there = "another certificate" if name in observed.get("files", {}) else "no such file"
-        yield Pair(f"{OWN_CERTIFICATES / name}: a CA of the targets", there)
-    for name in changes.remove:
-        yield Pair(f"{OWN_CERTIFICATES / name}: no such file", "a CA that no target names")
+    yield from own_files.words(certificate_files(wanted), observed.get("files", {}))
     if changes and not changes.write and not changes.remove:
-        links = {f"homeport-{fingerprint[:16]}" for fingerprint in wanted}
+        links = set(map(certificate_name, wanted))
         if links != set(observed.get("links", ())):
             there = listed(observed.get("links", ()))
             yield Pair(f"{TRUSTED}: links of ours: {listed(links)}", there)
@@ -242,12 +244,10 @@ def trusted_certificates(spec: Base, texts: tuple[str, ...]) -> Generator[Any, N
         host.noop("trusted CAs are as wanted")
         return
     differs(certificate_words(wanted, observed))
-    for name, text in changes.write.items():
-        path = str(OWN_CERTIFICATES / name)
+    for path, text in changes.write.items():
         yield from own_files.put(path, text)
     if changes.remove:
-        paths = " ".join(str(OWN_CERTIFICATES / name) for name in changes.remove)
-        yield StringCommand(f"rm -f {paths}")
+        yield StringCommand(f"rm -f {' '.join(changes.remove)}")
     # It leaves links to files that are gone; taken last, they tell of an update that was cut short.
     yield StringCommand(
         "update-ca-certificates && "

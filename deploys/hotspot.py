@@ -136,7 +136,8 @@ class Hotspot(Spec):
 
 class HotspotState(NodeFact):
     """{"interface": "wlan0", "profile": {"present": True, "same": True, "written": "9f…"},
-    "applied": "9f…", "running_config": "0a1b…", "files": {path: text}, "manages": [],
+    "applied": "9f…", "running_config": "0a1b…", "manages": [],
+    "files": {path: {"mode": "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
     "active": True, "enabled": True, "wifi_off": False, "country": "DE"}
     """
 

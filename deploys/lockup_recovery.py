@@ -108,8 +108,9 @@ class LockupRecovery(Spec):
 
 
 class LockupRecoveryState(NodeFact):
-    """{"files": {path: text}, "sysctls": {"kernel.panic": "0"}, "refused": [], "record": False,
-    "left": {}, "watchdogs": ["i6300ESB timer"], "module": True, "held": False, "seconds": 0,
+    """{"files": {path: {"mode": "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
+    "sysctls": {"kernel.panic": "0"}, "refused": [], "record": False, "left": {},
+    "watchdogs": ["i6300ESB timer"], "module": True, "held": False, "seconds": 0,
     "enabled": False, "mux": False}
     """
 
@@ -173,8 +174,10 @@ def sysctls(spec: LockupRecovery) -> Generator[Any, None, None]:
     """Have the kernel restart after a panic and a hard lock-up."""
     observed = _observed(spec)
     changes = sysctl_changes(spec, observed)
-    text, found = wanted_files(spec)[SYSCTL_FILE], observed.get("files", {})
-    differs(own_files.otherwise({SYSCTL_FILE: text}, found))
+    wanted = {SYSCTL_FILE: wanted_files(spec)[SYSCTL_FILE]}
+    found = observed.get("files", {})
+    write, _ = own_files.changes(wanted, found)
+    differs(own_files.otherwise(wanted, found))
     there, left = observed.get("sysctls", {}), observed.get("left", {})
     differs(Pair(f"{name} = {value}", f"{there[name]}") for name, value in changes.items())
     differs(Pair(f"{name}: as before Homeport ({value})", "ours") for name, value in left.items())
@@ -182,9 +185,9 @@ def sysctls(spec: LockupRecovery) -> Generator[Any, None, None]:
         yield act("lockup_recovery", "give_back", names=[*left])
     if changes:
         yield act("lockup_recovery", "set_sysctls", values=changes)
-    if found.get(SYSCTL_FILE) != text:
-        yield from own_files.put(SYSCTL_FILE, text)
-    elif not changes and not left:
+    for path, text in write.items():
+        yield from own_files.put(path, text)
+    if not write and not changes and not left:
         host.noop("the kernel restarts after a panic as wanted")
 
 
@@ -193,11 +196,12 @@ def watchdog(spec: LockupRecovery) -> Generator[Any, None, None]:
     """Have systemd hold the hardware watchdog."""
     observed = _observed(spec)
     wanted, found = wanted_files(spec), observed.get("files", {})
-    write = {p: t for p, t in wanted.items() if p != SYSCTL_FILE and found.get(p) != t}
+    del wanted[SYSCTL_FILE]
+    write, _ = own_files.changes(wanted, found)
     if not write and is_held(spec, observed):
         host.noop(f"systemd holds the watchdog: {', '.join(observed.get('watchdogs', ()))}")
         return
-    differs(own_files.otherwise(write, found))
+    differs(own_files.otherwise(wanted, found))
     differs(watchdog_words(spec, observed))
     if observed.get("mux"):
         yield refuse(
@@ -219,14 +223,7 @@ def no_watchdog() -> Generator[Any, None, None]:
         host.noop("systemd holds no watchdog for us")
         return
     differs(own_files.no_longer(ours))
-    module = re.search(r"^ExecStart=\S*modprobe (\S+)$", found.get(UNIT_FILE, ""), re.M)
-    yield act(
-        "lockup_recovery",
-        "let_go",
-        module=module[1] if module else "",
-        file=UNIT_FILE,
-        conf=CONF_FILE,
-    )
+    yield act("lockup_recovery", "let_go", file=UNIT_FILE, conf=CONF_FILE)
 
 
 @operation()

@@ -1,7 +1,8 @@
 """The text files that a capability owns on a node: what differs, in words, and putting it right.
 
-`wanted` and `found` are {path: text}: what the inventory asks for, and what is there of all paths
-that the capability may ever write.
+`wanted` is {path: text}, what the inventory asks for; `modes` are those that are not 644. `found`
+is {path: what `homeport_node.common.describe_file` says} of all paths that the capability may ever
+write, where there is something. All of them are root's, and none is a link.
 """
 
 import hashlib
@@ -9,30 +10,66 @@ from collections.abc import Generator, Iterator, Mapping
 from io import StringIO
 from typing import Any
 
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+from pyinfra.facts.files import File
 from pyinfra.operations import files
 
-from homeport.differs import Pair, content
+from homeport.differs import Pair, content, differs
+
+MODE = "644"
+NO_MODES: Mapping[str, str] = {}
+Found = Mapping[str, Mapping[str, Any]]
+
+
+def as_put(text: str, mode: str = MODE) -> dict[str, Any]:
+    """What `homeport_node.common.describe_file` says of a file that `put` has written."""
+    return {"mode": mode, "uid": 0, "gid": 0, "sha256": sha256(text), "link": None}
 
 
 def changes(
-    wanted: Mapping[str, str], found: Mapping[str, str]
+    wanted: Mapping[str, str], found: Found, modes: Mapping[str, str] = NO_MODES
 ) -> tuple[dict[str, str], list[str]]:
     """({path: text} to write, paths to remove)."""
-    write = {path: text for path, text in wanted.items() if found.get(path) != text}
+    write = {
+        path: text
+        for path, text in wanted.items()
+        if found.get(path) != as_put(text, modes.get(path, MODE))
+    }
     return write, [path for path in found if path not in wanted]
 
 
-def words(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterator[Pair]:
+def words(
+    wanted: Mapping[str, str], found: Found, modes: Mapping[str, str] = NO_MODES
+) -> Iterator[Pair]:
     """What differs, for `homeport.differs.differs`."""
-    yield from otherwise(wanted, found)
+    yield from otherwise(wanted, found, modes)
     yield from no_longer(changes(wanted, found)[1])
 
 
-def otherwise(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterator[Pair]:
+def otherwise(
+    wanted: Mapping[str, str], found: Found, modes: Mapping[str, str] = NO_MODES
+) -> Iterator[Pair]:
     """The words for those of `wanted` that are not there, or are something else."""
-    for path, text in changes(wanted, found)[0].items():
-        there = found.get(path)
-        yield content(path, sha256(text), None if there is None else sha256(there))
+    for path, text in changes(wanted, found, modes)[0].items():
+        yield _unlike(path, as_put(text, modes.get(path, MODE)), found.get(path))
+
+
+def _unlike(path: str, wanted: Mapping[str, Any], there: Mapping[str, Any] | None) -> Pair:
+    if there is None:
+        return content(path, wanted["sha256"], None)
+    if there["sha256"] is None:
+        what = f"a link to {there['link']}" if there["link"] else "something else"
+        return Pair(f"{path}: a file", what)
+
+    def shown(one: Mapping[str, Any]) -> dict[str, str]:
+        owner = f"{one['uid']}:{one['gid']}"
+        return {"sha256": one["sha256"][:12], "mode": one["mode"], "owner": owner}
+
+    both = shown(wanted), shown(there)
+    unlike = [name for name in both[0] if both[0][name] != both[1][name]]
+    texts = [", ".join(f"{name} {one[name]}" for name in unlike) for one in both]
+    return Pair(f"{path}: {texts[0]}", texts[1])
 
 
 def no_longer(paths: list[str]) -> Iterator[Pair]:
@@ -41,9 +78,21 @@ def no_longer(paths: list[str]) -> Iterator[Pair]:
         yield Pair(f"{path}: no such file", "a file of ours")
 
 
-def put(path: str, text: str, mode: str = "644") -> Generator[Any, None, None]:
+def put(path: str, text: str, mode: str = MODE) -> Generator[Any, None, None]:
     """Commands for an operation to yield: the file at `path` is root's, and is `text`."""
-    yield from files.put._inner(src=StringIO(text), dest=path, user="root", mode=mode)
+    steps = [*files.put._inner(src=StringIO(text), dest=path, user="root", group="root", mode=mode)]
+    if host.get_fact(File, path=path) is False:
+        # A link, mostly: pyinfra would write what it leads to, and leave it.
+        yield StringCommand("unlink", path)
+    yield from steps
+
+
+@operation()
+def write(path: str, text: str, mode: str = MODE) -> Generator[Any, None, None]:
+    """The file at `path` is root's, and is `text`."""
+    if host.get_fact(File, path=path) is False:
+        differs([Pair(f"{path}: a file", "a link, or something else")])
+    yield from put(path, text, mode)
 
 
 def sha256(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import own_files, read, run
 
 ZONES = "/usr/share/zoneinfo/"
 OWN_CERTIFICATES = Path("/usr/local/share/ca-certificates")
@@ -54,13 +54,10 @@ def unit_states(units: "list[str]") -> "dict[str, dict[str, str]]":
 
 
 def certificates(wanted: "list[str]") -> "dict[str, Any]":
-    """Our CA files with what they hold, our links among the trusted, and who is in the bundle."""
+    """Our CA files, our links among the trusted, and who is in the bundle."""
     bundle = set(fingerprints(read(BUNDLE) or ""))
     return {
-        "files": {
-            path.name: fingerprints(read(path) or "")
-            for path in sorted(OWN_CERTIFICATES.glob("homeport-*.crt"))
-        },
+        "files": own_files(map(str, sorted(OWN_CERTIFICATES.glob("homeport-*.crt")))),
         "links": sorted(path.stem for path in TRUSTED.glob("homeport-*.pem")),
         "bundle": [one for one in wanted if one in bundle],
     }

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,8 @@ def describe_file(path: "str | Path") -> "dict[str, Any] | None":
         "sha256": sha256_file(path) if regular else None,
         "link": str(Path(path).readlink()) if stat.S_ISLNK(status.st_mode) else None,
     }
+
+
+def own_files(paths: "Iterable[str]") -> "dict[str, dict[str, Any]]":
+    """{path: what `describe_file` says} of those of `paths` where there is something."""
+    return {path: found for path in paths if (found := describe_file(path)) is not None}

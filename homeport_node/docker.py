@@ -5,7 +5,6 @@ may be there.
 """
 
 import contextlib
-import hashlib
 import http.client
 import ipaddress
 import json
@@ -16,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import STACK, read, run
+from homeport_node.common import STACK, own_files, read, run
 
 SOCKET = "/run/docker.sock"
 DAEMON_JSON = Path("/etc/docker/daemon.json")
@@ -397,16 +396,6 @@ def os_release() -> "dict[str, str]":
     }
 
 
-def digests(paths: "list[str]") -> "dict[str, str]":
-    """{path: sha256} of those of `paths` that are there."""
-    found = {}
-    for path in paths:
-        text = read(path)
-        if text is not None:
-            found[path] = hashlib.sha256(text.encode()).hexdigest()
-    return found
-
-
 def observe(
     wanted: "dict[str, Any]", files: "list[str]", without_cdi: "dict[str, Any] | None" = None
 ) -> "dict[str, Any]":
@@ -434,6 +423,5 @@ def observe(
             [one["dst"], one.get("dev", "")] for one in ip("-4", "route") if one["dst"] != "default"
         ],
         "guard": guard(),
-        "files": digests(files),
-        "certificates": digests([str(one) for one in CERTIFICATES.glob("*/homeport.crt")]),
+        "files": own_files([*files, *map(str, CERTIFICATES.glob("*/homeport.crt"))]),
     }

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import SECRETS, read, run, write_whole
+from homeport_node.common import SECRETS, own_files, read, run, write_whole
 
 PROFILE = Path("/etc/NetworkManager/system-connections/homeport-hotspot.nmconnection")
 CONNECTION = "homeport-hotspot"
@@ -195,7 +195,7 @@ def observe(mac: str, profile: str, address: str, files: "list[str]") -> "dict[s
         "profile": profile_state(profile),
         "applied": applied(interface) if interface else "",
         "running_config": running_config(address) if address and names_read(interface) else "",
-        "files": {path: text for path in files if (text := read(path)) is not None},
+        "files": own_files(files),
         "manages": manages(interface),
         "active": unit.get("ActiveState") == "active",
         "enabled": unit.get("UnitFileState") == "enabled",

@@ -17,7 +17,7 @@ from homeport_node import kernel_cmdline_grub as grub
 from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import TRIAL_MARK as MARK
-from homeport_node.common import read, run
+from homeport_node.common import own_files, read, run
 
 CMDLINE = Path("/proc/cmdline")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -106,17 +106,15 @@ def observe(wanted: "list[str]") -> "dict[str, Any]":
         "loader": loader(arguments),
         "cmdline": arguments,
         "boot_id": (read(BOOT_ID) or "").strip(),
-        "own": read(boot.OWN),
+        "files": own_files(map(str, (boot.OWN, grub.SCRIPT))),
         "ours": own_parameters(boot),
-        "script": read(grub.SCRIPT),
         "trial": record(),
         "trial_files": [str(path) for path in there],
         "entry": None,
         "marked": False,
         "fault": "",
     }
-    ours = there or any(found[name] is not None for name in ("own", "script"))
-    if found["loader"]["kind"] and (wanted or ours):
+    if found["loader"]["kind"] and (wanted or there or found["files"]):
         found |= {"entry": boot.arguments(), "marked": boot.marked()}
         other = {*wanted} - {*arguments} or {*found["ours"]} - {*wanted}
         found["fault"] = boot.fault() if other or found["trial"] else ""

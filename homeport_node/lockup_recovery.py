@@ -8,10 +8,11 @@ written down for this kernel.
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import TRIAL_MARK, read, run
+from homeport_node.common import TRIAL_MARK, own_files, read, run
 
 CMDLINE = Path("/proc/cmdline")
 SYSCTLS = Path("/proc/sys")
@@ -91,7 +92,7 @@ def observe(files: "list[str]", sysctls: "list[str]", module: str) -> "dict[str,
     devices = sorted(CLASS.iterdir()) if CLASS.is_dir() else []
     unit, mux = _states(UNIT), _states(MUX)
     return {
-        "files": {path: text for path in files if (text := read(path)) is not None},
+        "files": own_files(files),
         "sysctls": {name: _value(name) for name in sysctls},
         "refused": refused(),
         "record": RECORD.exists(),
@@ -153,15 +154,16 @@ def _names() -> str:
     return ", ".join(one.name for one in sorted(CLASS.iterdir())) if CLASS.is_dir() else ""
 
 
-def let_go(module: str, file: str, conf: str) -> "str | None":
+def let_go(file: str, conf: str) -> "str | None":
     """Have systemd close the watchdog, and take its unit (`file`) and setting away."""
+    loads = re.search(r"^ExecStart=\S*modprobe (\S+)$", read(file) or "", re.M)
     run("systemctl", "disable", "--now", UNIT)
     for path in (file, conf):
         Path(path).unlink(missing_ok=True)
     closed = run("busctl", "set-property", *PROPERTY, "t", "0")
     run("systemctl", "daemon-reload", timeout=60)
-    if module:
-        run("modprobe", "-r", module)
+    if loads:
+        run("modprobe", "-r", loads[1])
     return None if closed.ok else f"busctl: {closed.err.strip()}"
 
 

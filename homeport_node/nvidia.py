@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node import kernel_cmdline_grub as grub
-from homeport_node.common import NVIDIA_HELD, read, run
+from homeport_node.common import NVIDIA_HELD, own_files, read, run
 
 WANTED = "/etc/homeport/nvidia.json"
 # What was set since the last boot, and on which cards: it is lost together with the settings.
@@ -278,7 +278,7 @@ def observe(files: "list[str] | None" = None) -> "dict[str, Any]":
         **(through_smi() if nvml is None else through_nvml(nvml)),
         **agreement(),
         "bindings": nvml is not None,
-        "files": {path: text for path in files or [] if (text := read(path)) is not None},
+        "files": own_files(files or []),
         "applied": load(APPLIED),
         "units": units(),
     }

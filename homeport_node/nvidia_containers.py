@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node import apt_key
-from homeport_node.common import CDI_UNIT, cdi_devices, read, run
+from homeport_node.common import CDI_UNIT, cdi_devices, own_files, read, run
 
 KEYRING = "/usr/share/keyrings/homeport-nvidia-container-toolkit.gpg"
 # Where Docker, Podman and the toolkit look for descriptions; the second is emptied at each boot.
@@ -95,7 +95,7 @@ def observe(
     return {
         "key": apt_key.kept(KEYRING),
         "keyring": Path(KEYRING).exists(),
-        "files": {path: text for path in files if (text := read(path)) is not None},
+        "files": own_files(files),
         "other_lists": apt_key.other_lists(repository, own_list),
         "held": held(packages),
         "unit": unit_state(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node import apt_key
-from homeport_node.common import NVIDIA_HELD, read, run
+from homeport_node.common import NVIDIA_HELD, own_files, read, run
 
 HELD = Path(NVIDIA_HELD)
 PACKAGES = re.compile(
@@ -80,11 +80,12 @@ def release() -> "str | None":
 def observe(
     files: "list[str]", key: str, whole: bool = True, repository: str = "", own_list: str = ""
 ) -> "dict[str, Any]":
-    """What apt knows of the driver, with `whole`; and always what is ours: `files` as text, the
-    file `key` by its fingerprints, the packages held. `own_list` is our file for `repository`."""
+    """What apt knows of the driver, with `whole`; and always what is ours: `files`, the file `key`
+    by its fingerprints, the packages held. `own_list` is our file for `repository`."""
     ours = {
         "other_lists": apt_key.other_lists(repository, own_list),
-        "files": {path: text for path in files if (text := read(path)) is not None},
+        "files": own_files(files),
+        "texts": {path: text for path in files if (text := read(path)) is not None},
         "key": apt_key.kept(key),
         "held_by_us": (read(HELD) or "").split(),
     }

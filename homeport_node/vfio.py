@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import own_files, read, run
 
 FOLDER = "/etc/homeport/vfio"
 CARDS, EARLY = f"{FOLDER}/cards", f"{FOLDER}/early"
@@ -212,16 +212,6 @@ def _log() -> "dict[str, Any]":
     return told
 
 
-def _own_files() -> "dict[str, dict[str, str]]":
-    """{path: {"text", "mode"}} of our files that are there."""
-    found = {}
-    for path in OWN_FILES:
-        text = read(path)
-        if text is not None:
-            found[path] = {"text": text, "mode": format(Path(path).stat().st_mode & 0o7777, "o")}
-    return found
-
-
 def resolve(cards: "list[dict[str, Any]]", there: "list[Device]") -> "dict[str, dict[str, Any]]":
     """{handle: {"give", "address", "problem", "functions": [devices]}} of `cards`."""
     found = {}
@@ -267,8 +257,8 @@ def observe(cards: "list[dict[str, Any]] | None" = None, sys: str = "/sys") -> "
 
     None stands for those that our file on the node names.
     """
-    there, files = survey(sys), _own_files()
-    mark, earlier = parse_cards(files.get(CARDS, {}).get("text", ""))
+    there, files = survey(sys), own_files(OWN_FILES)
+    mark, earlier = parse_cards(read(CARDS) or "")
     found = resolve(earlier if cards is None else cards, there)
     given = [one for card in found.values() if card["give"] for one in card["functions"]]
     before = [

@@ -1,10 +1,12 @@
 """What an operation does on a node in a given state, without a node."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from pyinfra.context import ctx_host, ctx_state
 
+from homeport import own_files
 from homeport.differs import Pair, noted
 from homeport.pending import pending
 from homeport.refuse import Refusal
@@ -12,7 +14,7 @@ from homeport.refuse import Refusal
 # A case of what drift says: an operation, what its looks find, its arguments, the words.
 Words = tuple[Any, list[Any], dict[str, Any], list[tuple[str, str]]]
 # What pyinfra's `files.put` does besides for a new file of root's: its own business.
-AROUND_A_FILE = ("mkdir -p /", "chmod 644 /", "chown root /")
+AROUND_A_FILE = ("mkdir -p /", "chmod 644 /", "chown root:root /")
 
 
 class _Host:
@@ -76,6 +78,14 @@ def refused(operation: Any, *observed: Any, **arguments: Any) -> list[Refusal]:
     host = _Host(observed)
     with ctx_host.use(host), ctx_state.use(_STATE):
         return [one for one in operation._inner(**arguments) if isinstance(one, Refusal)]
+
+
+def as_put(texts: Mapping[str, str], modes: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a fact says of the files {path: text} as we put them; `modes` are those not 644."""
+    return {
+        path: own_files.as_put(text, (modes or {}).get(path, own_files.MODE))
+        for path, text in texts.items()
+    }
 
 
 def is_refusal(command: str) -> bool:

@@ -3,8 +3,8 @@
 from pyinfra.api.deploy import deploy
 
 from deploys.caddy.operations import configure, remove, serve, take_over
-from deploys.caddy.spec import Caddy, dropin, render, sha256
-from homeport import apt
+from deploys.caddy.spec import Caddy, dropin, render
+from homeport import apt, own_files
 
 
 @deploy("Caddy")
@@ -20,4 +20,6 @@ def apply(spec: Caddy | None, backends: dict[str, int]) -> None:
     take_over(text=dropin(), name="Point the unit at Homeport's Caddyfile")
     apt.packages(wanted=["caddy"], name="Install Caddy from the distribution")
     configure(text=text, name="Put the validated Caddyfile in place")
-    serve(config_sha256=sha256(text), names=spec.names, name="Run what the Caddyfile says")
+    serve(
+        config_sha256=own_files.sha256(text), names=spec.names, name="Run what the Caddyfile says"
+    )

@@ -12,8 +12,6 @@ from homeport.observe import NodeFact
 Observed = Mapping[str, Any]
 Step = Literal["unmask", "daemon-reload", "enable", "reissue", "restart", "reload"]
 
-WANTED_FILE = {"mode": "644", "uid": 0, "gid": 0, "link": None}
-
 
 class CaddyState(NodeFact):
     """Everything about Caddy in one command:
@@ -91,24 +89,6 @@ def overridden(observed: Observed) -> tuple[str, str] | None:
         f"because of {' or '.join(others)}",
         "remove ExecStart from there, `systemctl daemon-reload`, and run this again",
     )
-
-
-def file_differs(found: Mapping[str, Any] | None, sha256: str) -> bool:
-    """Whether a file of ours is missing, changed, or has another mode or owner."""
-    return found is None or dict(found) != {**WANTED_FILE, "sha256": sha256}
-
-
-def file_words(path: str, found: Mapping[str, Any] | None, sha256: str) -> Pair:
-    """What differs of a file of ours, where `file_differs`."""
-    wanted = {**WANTED_FILE, "sha256": sha256}
-    if found is None:
-        return Pair(f"{path}: sha256 {sha256[:12]}", "no such file")
-    unlike = [name for name in wanted if found.get(name) != wanted[name]]
-
-    def shown(attributes: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} {str(attributes.get(name))[:12]}" for name in unlike)
-
-    return Pair(f"{path}: {shown(wanted)}", shown(found))
 
 
 def service_steps(observed: Observed, config_sha256: str) -> tuple[Step, ...]:

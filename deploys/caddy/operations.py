@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from io import StringIO
+from typing import Any
 
 from pyinfra import host
 from pyinfra.api import FileUploadCommand, StringCommand, operation
@@ -10,8 +11,6 @@ from pyinfra.api.command import PyinfraCommand
 from deploys.caddy.facts import (
     CaddyState,
     Step,
-    file_differs,
-    file_words,
     overridden,
     refusal,
     removal_commands,
@@ -20,8 +19,9 @@ from deploys.caddy.facts import (
     service_words,
     unserved,
 )
-from deploys.caddy.spec import CA_DIRECTORY, CONFIG, DROPIN, HOME, LEAVES, STAGED, sha256
-from homeport.differs import differs
+from deploys.caddy.spec import CA_DIRECTORY, CONFIG, DROPIN, HOME, LEAVES, STAGED
+from homeport import own_files
+from homeport.differs import Pair, differs
 from homeport.refuse import refuse
 
 # As the user that serves: as root, `caddy validate` would make a CA under root's home.
@@ -54,18 +54,22 @@ COMMANDS: dict[Step, str] = {
 }
 
 
+def _unlike(path: str, text: str, found: dict[str, Any] | None) -> list[Pair]:
+    """The words for a file of ours that is not `text`; nothing where it is."""
+    return [*own_files.otherwise({path: text}, {path: found} if found else {})]
+
+
 @operation()
 def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
     """Put the drop-in with `text` in place, unless the node is somebody else's web server."""
     observed = host.get_fact(CaddyState)
     reason = refusal(observed)
+    unlike = _unlike(DROPIN, text, observed.get("dropin"))
     if reason:
         yield refuse(*reason)
-    elif file_differs(observed.get("dropin"), sha256(text)):
-        differs([file_words(DROPIN, observed.get("dropin"), sha256(text))])
-        yield StringCommand(f"install -d -m 755 $(dirname {DROPIN})")
-        yield FileUploadCommand(StringIO(text), DROPIN)
-        yield StringCommand(f"chown 0:0 {DROPIN} && chmod 644 {DROPIN}")
+    elif unlike:
+        differs(unlike)
+        yield from own_files.put(DROPIN, text)
     else:
         host.noop("the drop-in is in place")
 
@@ -73,9 +77,9 @@ def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
 @operation()
 def configure(text: str) -> Generator[PyinfraCommand, None, None]:
     """Put the Caddyfile `text` in place once Caddy itself found it valid."""
-    found = host.get_fact(CaddyState).get("config")
-    if file_differs(found, sha256(text)):
-        differs([file_words(CONFIG, found, sha256(text))])
+    unlike = _unlike(CONFIG, text, host.get_fact(CaddyState).get("config"))
+    if unlike:
+        differs(unlike)
         yield StringCommand("install -d -m 755 /etc/homeport")
         yield FileUploadCommand(StringIO(text), STAGED)
         yield StringCommand(PLACE)

@@ -4,7 +4,6 @@ Sources: Caddy 2.6's documentation of the Caddyfile's global options, `tls inter
 `reverse_proxy`; the rest was tried with Debian's package 2.6.2.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +117,6 @@ def render(spec: Caddy, backends: dict[str, int]) -> str:
 def dropin() -> str:
     """The systemd drop-in that points Debian's unit at Homeport's Caddyfile."""
     return (ROOT / "files" / "caddy" / "homeport.conf").read_text()
-
-
-def sha256(text: str) -> str:
-    """The sha256 in hex of `text` as it lies on the node."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def trust_lines(spec: Caddy, node_address: str, fingerprint: str) -> list[str]:

@@ -37,7 +37,10 @@ Values = dict[str, Any] | None  # of daemon.json: {path: value}
 
 def _observed(wanted: dict[str, Any], without_cdi: Values = None) -> dict[str, Any]:
     state: dict[str, Any] = host.get_fact(
-        DockerState, wanted=wanted, files=[*OWN_FILES], without_cdi=without_cdi or {}
+        DockerState,
+        wanted=wanted,
+        files=[*OWN_FILES, str(RULES)],
+        without_cdi=without_cdi or {},
     )
     return state
 
@@ -50,17 +53,6 @@ def wanted_files(sources: Sources) -> dict[str, str]:
             path = CERTIFICATES / mirror.split("/", 1)[0] / "homeport.crt"
             texts[str(path)] = "".join(sources.ca_certificates)
     return texts
-
-
-def file_changes(
-    wanted: dict[str, str], observed: dict[str, Any]
-) -> tuple[dict[str, str], list[str]]:
-    """({path: text} to write, paths to remove)."""
-    found = {**observed.get("files", {}), **observed.get("certificates", {})}
-    write = {
-        path: text for path, text in wanted.items() if found.get(path) != own_files.sha256(text)
-    }
-    return write, [path for path in found if path not in wanted]
 
 
 def guard_commands(observed: dict[str, Any]) -> list[str]:
@@ -106,11 +98,10 @@ def configuration(spec: Docker, sources: Sources, without_cdi: Values = None) ->
     daemon = observed.get("daemon", {"differs": [*values]})
     if daemon.get("error"):
         yield refuse(f"daemon.json cannot be merged: {daemon['error']}", "correct that file")
-    write, remove = file_changes(wanted_files(sources), observed)
     rules = guard.rules(spec, guard.known(observed))
-    if rules != (observed.get("guard") or {}).get("rules"):
-        write[str(RULES)] = rules
-    differs(words.files(write, remove, observed))
+    wanted = {**wanted_files(sources), str(RULES): rules}
+    write, remove = own_files.changes(wanted, observed.get("files", {}))
+    differs(words.files(wanted, observed))
     differs(words.daemon_json({**values, **(without_cdi or {})}, daemon))
     for path, text in write.items():
         yield from own_files.put(path, text)
@@ -191,20 +182,18 @@ def running(spec: Docker, without_cdi: Values = None) -> Commands:
 def removed() -> Commands:
     """Take back what this capability put on the node; Docker itself stays."""
     observed = _observed({})
-    paths = [*observed.get("files", {}), *observed.get("certificates", {})]
-    has_rules = (observed.get("guard") or {}).get("rules") is not None
+    paths = [*observed.get("files", {})]
     recorded = observed.get("recorded")
-    if not (paths or has_rules or recorded):
+    if not (paths or recorded):
         host.noop("there is nothing of ours")
         return
-    doomed = [*paths, *([str(RULES)] if has_rules else [])]
-    differs(Pair(f"{path}: no such file", "a file of ours") for path in doomed)
+    differs(own_files.no_longer(paths))
     if recorded:
         differs([Pair(f"{DAEMON_JSON}: nothing that Homeport set", "what it set")])
         yield act("docker", "take_back")
     if UNIT_FILE in paths:
         yield StringCommand(f"systemctl disable --now {GUARD_UNIT}")
-    yield _remove([*doomed, str(STARTED_WITH)])
+    yield _remove([*paths, str(STARTED_WITH)])
     yield StringCommand("systemctl daemon-reload")
 
 

@@ -13,8 +13,8 @@ class DockerState(NodeFact):
      "networks": [{"name": "bridge", "interface": "docker0", "subnets": ["10.213.0.0/24"]}],
      "bridges": ["docker0"], "routes": [["10.213.0.0/24", "docker0"]],
      "guard": {"rules": "# Managed by …", "same": True, "error": ""},
-     "files": {"/etc/systemd/system/homeport-docker-guard.service": "9f86…"},
-     "certificates": {"/etc/docker/certs.d/registry.example:5000/homeport.crt": "9f86…"}}
+     "files": {"/etc/docker/certs.d/registry.example:5000/homeport.crt": {"mode": "644", "uid": 0,
+               "gid": 0, "sha256": "9f86…", "link": None}, …}}
     """
 
     stem = "docker"

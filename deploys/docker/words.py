@@ -6,21 +6,20 @@ from typing import Any
 
 from deploys.docker import guard
 from homeport.differs import Pair, content, listed
-from homeport.own_files import no_longer, sha256
+from homeport.own_files import as_put, sha256, words
 from homeport_node.docker import DAEMON_JSON, RECORD, RULES
 
 DOCKER, NFTABLES = "docker.service", "nftables.service"
 
 
-def files(write: dict[str, str], remove: list[str], observed: dict[str, Any]) -> Iterator[Pair]:
-    """Of our files: {path: text} to `write`, and paths to `remove`."""
-    found = {**observed.get("files", {}), **observed.get("certificates", {})}
-    for path, text in write.items():
-        if path == str(RULES):
-            yield rules(text, observed)
-        else:
-            yield content(path, sha256(text), found.get(path))
-    yield from no_longer(remove)
+def files(wanted: dict[str, str], observed: dict[str, Any]) -> Iterator[Pair]:
+    """Of our files, {path: text} of those that are `wanted`."""
+    found = observed.get("files", {})
+    if wanted[str(RULES)] != (observed.get("guard") or {}).get("rules"):
+        yield rules(wanted[str(RULES)], observed)
+        # Said: it counts as it ought to be.
+        found = {**found, str(RULES): as_put(wanted[str(RULES)])}
+    yield from words(wanted, found)
 
 
 def rules(wanted: str, observed: dict[str, Any]) -> Pair:

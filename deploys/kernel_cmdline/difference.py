@@ -2,14 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from deploys.kernel_cmdline.spec import KernelCmdline
+from homeport import own_files
 from homeport.differs import Pair
 from homeport_node.kernel_cmdline import LOADERS
 from homeport_node.kernel_cmdline_grub import SCRIPT
 
 HEADER = "# Managed by Homeport (kernel_cmdline). Changes are replaced by the next converge.\n"
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT_TEXT = (ROOT / "files/kernel_cmdline" / SCRIPT.name).read_text()
+MODES = {str(SCRIPT): "755"}
 
 Situation = Literal[
     "as wanted", "to be tried", "staged", "on trial", "fell back", "to be written", "left over"
@@ -58,18 +64,25 @@ def known_of(observed: dict[str, Any]) -> list[str]:
     return [*observed.get("ours", ()), *trial.get("parameters", ()), *trial.get("known", ())]
 
 
+def wanted_files(spec: KernelCmdline | None, observed: dict[str, Any]) -> dict[str, str]:
+    """{path: text} of our files but those of a trial; the script, where one has left it."""
+    if spec is None:
+        return {}
+    own = str(LOADERS[observed["loader"]["kind"] or "grub"].OWN)
+    script = {str(SCRIPT): SCRIPT_TEXT} if str(SCRIPT) in observed["files"] else {}
+    return {own: own_text_for(spec, observed), **script}
+
+
 def by_default(spec: KernelCmdline | None, observed: dict[str, Any]) -> bool:
     """Whether every boot will be as `spec` says."""
-    same = (observed.get("own") or "") == own_text_for(spec, observed)
-    kept = spec is not None or observed.get("script") is None
-    return same and kept and carries(wanted_of(spec), observed, observed.get("entry") or [])
+    changes = own_files.changes(wanted_files(spec, observed), observed["files"], MODES)
+    return not any(changes) and carries(wanted_of(spec), observed, observed.get("entry") or [])
 
 
 def situation(spec: KernelCmdline | None, observed: dict[str, Any]) -> Situation:
     """How the node stands towards `spec`, by what is there alone."""
     wanted, trial = wanted_of(spec), observed.get("trial") or {}
-    files_there = any(observed.get(name) is not None for name in ("own", "script"))
-    if spec is None and not files_there and not observed.get("trial_files"):
+    if spec is None and not observed["files"] and not observed.get("trial_files"):
         return "as wanted"
     same = trial.get("parameters") == wanted
     if same and f"homeport.trial={trial.get('id')}" in observed["cmdline"]:
@@ -99,12 +112,7 @@ def in_force_words(spec: KernelCmdline | None, observed: dict[str, Any]) -> Iter
 def default_words(spec: KernelCmdline | None, observed: dict[str, Any]) -> Iterator[Pair]:
     """What differs of what makes every boot as wanted."""
     wanted, entry = wanted_of(spec), observed.get("entry") or []
-    if (observed.get("own") or "") != own_text_for(spec, observed):
-        there = "no such file" if observed.get("own") is None else "another content"
-        path = LOADERS[observed["loader"]["kind"] or "grub"].OWN
-        yield Pair(f"{path}: {' '.join(wanted) or 'no such file'}", there)
-    if spec is None and observed.get("script") is not None:
-        yield Pair(f"{SCRIPT}: no such file", "a file of ours")
+    yield from own_files.words(wanted_files(spec, observed), observed["files"], MODES)
     if not carries(wanted, observed, entry):
         lacking = " ".join((Counter(wanted) - Counter(entry)).elements())
         more = " ".join(one for one in observed.get("ours", ()) if one not in wanted)

@@ -1,23 +1,26 @@
 """The steps of a change: stage it for one boot, then keep what the node came up with."""
 
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
-from pyinfra.operations import files
 
 from deploys.kernel_cmdline.difference import (
+    MODES,
+    ROOT,
+    SCRIPT_TEXT,
     Situation,
     default_words,
     in_force_words,
     own_text_for,
     situation,
+    wanted_files,
     wanted_of,
 )
 from deploys.kernel_cmdline.spec import TRIAL_SECONDS, KernelCmdline
+from homeport import own_files
 from homeport.differs import Pair, differs
 from homeport.observe import NodeFact, act
 from homeport.refuse import refuse
@@ -25,7 +28,6 @@ from homeport.waiting import waits
 from homeport_node.kernel_cmdline import SERVICE, TIMER
 from homeport_node.kernel_cmdline_grub import SCRIPT
 
-ROOT = Path(__file__).resolve().parents[2]
 OWN = ROOT / "files/kernel_cmdline"
 TIMER_TEMPLATE = ROOT / "templates/kernel_cmdline" / f"{TIMER}.j2"
 CHANGEABLE = "a command line that can be changed"
@@ -33,8 +35,9 @@ CHANGEABLE = "a command line that can be changed"
 
 class KernelCmdlineState(NodeFact):
     """{"loader": {"kind": "grub", "why": ""}, "cmdline": ["BOOT_IMAGE=…", …], "boot_id": "9f…",
-    "own": None, "ours": [], "script": None, "trial": None, "trial_files": [],
-    "entry": ["root=…", "ro"], "marked": False, "fault": ""}
+    "files": {"/etc/grub.d/42_homeport": {"mode": "755", "uid": 0, "gid": 0, "sha256": "…",
+    "link": None}}, "ours": [], "trial": None, "trial_files": [], "entry": ["root=…", "ro"],
+    "marked": False, "fault": ""}
     """
 
     stem = "kernel_cmdline"
@@ -93,6 +96,13 @@ def _confirmed(spec: KernelCmdline | None, observed: dict[str, Any]) -> StringCo
     return act("kernel_cmdline", "confirm", parameters=wanted, own=own_text_for(spec, observed))
 
 
+def _script(observed: dict[str, Any]) -> Generator[Any, None, None]:
+    """What puts our script for GRUB's menu right: one that is not executable makes no entry."""
+    path = str(SCRIPT)
+    if own_files.changes({path: SCRIPT_TEXT}, observed["files"], MODES)[0]:
+        yield from own_files.put(path, SCRIPT_TEXT, MODES[path])
+
+
 @operation()
 def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
     """Stage a new command line for the next boot; write down what is proven already.
@@ -126,13 +136,14 @@ def tried(spec: KernelCmdline | None, may: bool) -> Generator[Any, None, None]:
     if found == "left over":
         yield act("kernel_cmdline", "withdraw")
     elif found == "to be written":
+        if str(SCRIPT) in wanted_files(spec, observed):
+            yield from _script(observed)
         yield act(
             "kernel_cmdline", "make_default", parameters=wanted, own=own_text_for(spec, observed)
         )
     else:
-        script = OWN / SCRIPT.name
-        if observed["loader"]["kind"] == "grub" and observed["script"] != script.read_text():
-            yield from files.put._inner(src=str(script), dest=str(SCRIPT), user="root", mode="755")
+        if observed["loader"]["kind"] == "grub":
+            yield from _script(observed)
         yield _staged(spec)
 
 

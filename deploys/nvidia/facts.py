@@ -14,7 +14,8 @@ class NvidiaState(NodeFact):
      "driver": "550.163.01", "nvml": "12.550.163.01",
      "versions": {"loaded": "550.163.01", "library": "550.163.01", "next": "550.163.01"},
      "next_kernel": "6.12.48+deb13-amd64", "nouveau": False, "unknown_signer": "",
-     "files": {path: text}, "applied": {"GPU-…": {"handle": "left", "power_limit": 200, …}},
+     "files": {path: {"mode": "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
+     "applied": {"GPU-…": {"handle": "left", "power_limit": 200, …}},
      "units": {"homeport-nvidia.service": {"enabled": True, "active": True, "stale": False,
                                            "packaged": "/opt/homeport/…"}, …}}
     """
@@ -30,7 +31,8 @@ class DriverState(NodeFact):
      "packages": {"nvidia-smi": {"version": "550.163.01-2", "held": True}, …},
      "archives": [["http://…/debian/", "trixie", "main", "/etc/apt/sources.list",
                    "/usr/share/keyrings/debian-archive-keyring.gpg"]], "apt_error": "",
-     "files": {path: text}, "key": [], "other_lists": [], "held_by_us": ["nvidia-smi", …]}
+     "files": {path: {"mode": "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
+     "texts": {path: text}, "key": [], "other_lists": [], "held_by_us": ["nvidia-smi", …]}
     """
 
     stem = "nvidia_driver"

@@ -179,7 +179,7 @@ def apt_files(spec: Nvidia, observed: dict[str, Any]) -> dict[str, str]:
     if spec.driver == "distribution":
         if system(observed)[0] != "debian":
             return {}
-        there = observed["files"].get(SOURCES, HOST)
+        there = observed["texts"].get(SOURCES, HOST)
         if HOST not in there and not [one for one in observed["archives"] if one[3] != SOURCES]:
             return {SOURCES: there}  # apt has no lists, and so says nothing of its archives
         entry = _non_free(observed)

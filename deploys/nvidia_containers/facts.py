@@ -7,7 +7,8 @@ class ToolkitState(NodeFact):
     """What homeport_node/nvidia_containers.py observes. As wanted:
 
     {"key": ["C95B321B…"], "keyring": True,
-     "files": {"/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list": "9f86…", …},
+     "files": {"/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list": {"mode": "644",
+               "uid": 0, "gid": 0, "sha256": "9f86…", "link": None}, …},
      "other_lists": [], "held": ["libnvidia-container1", …],
      "unit": {"enabled": True, "active": True, "stale": False},
      "devices": ["0", "GPU-…", "all"], "uvm": True, "gone": []}

@@ -1,9 +1,9 @@
 """The steps that bring a node's services to what the inventory says, in order."""
 
-import io
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.operations import files
@@ -11,6 +11,7 @@ from pyinfra.operations import files
 from deploys.stack import operations
 from deploys.stack.difference import mounted
 from deploys.stack.spec import Stack
+from homeport import own_files
 from homeport_node.common import COMPOSE_FILE, STACK
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,37 +29,30 @@ def _compose(project: str) -> str:
     )
 
 
-def _put(path: str, content: str, mode: str) -> None:
-    files.put(
-        name=f"Write {path}",
-        src=io.StringIO(content),
-        dest=path,
-        user="root",
-        group="root",
-        mode=mode,
-    )
-
-
-def _write_files(stack: Stack) -> None:
-    files.directory(name="Make the stack's directory", path=STACK, mode="755")
-    wanted: list[tuple[Any, Any]] = list(mounted(stack))
-    for service, file in host.loop(wanted):
-        _put(stack.path_of_file(service, file), file.content, file.mode)
-    operations.compose_file(name=f"Write {COMPOSE_FILE}", stack=stack)
-    files.template(
-        name="Write the unit",
-        src=str(UNIT_TEMPLATE),
-        dest=operations.UNIT_FILE,
-        mode="644",
+def unit_text(stack: Stack) -> str:
+    """The unit that starts the services with the node, and stops them in order."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(UNIT_TEMPLATE.read_text()).render(
         project=stack.project,
         compose=_compose(stack.project),
         stop_seconds=max(service.stop_grace for service in stack.services) + STOP_MARGIN,
     )
-    files.put(
+
+
+def _write_files(stack: Stack) -> None:
+    files.directory(
+        name="Make the stack's directory", path=STACK, user="root", group="root", mode="755"
+    )
+    wanted: list[tuple[Any, Any]] = list(mounted(stack))
+    for service, file in host.loop(wanted):
+        path = stack.path_of_file(service, file)
+        own_files.write(name=f"Write {path}", path=path, text=file.content, mode=file.mode)
+    operations.compose_file(name=f"Write {COMPOSE_FILE}", stack=stack)
+    own_files.write(name="Write the unit", path=operations.UNIT_FILE, text=unit_text(stack))
+    own_files.write(
         name="Tell the stack when Docker has started",
-        src=str(DROPIN_FILE),
-        dest=operations.DROPIN,
-        mode="644",
+        path=operations.DROPIN,
+        text=DROPIN_FILE.read_text(),
     )
 
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Generator, Iterator
-from io import StringIO
 from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
-from pyinfra.operations import files
 
 from deploys.stack.compose import render
 from deploys.stack.difference import (
@@ -23,6 +21,7 @@ from deploys.stack.difference import (
 )
 from deploys.stack.facts import StackState, arguments
 from deploys.stack.spec import Stack
+from homeport import own_files
 from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
@@ -90,9 +89,7 @@ def provide(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringComman
 def compose_file(stack: Stack) -> Generator[Any, None, None]:
     """The Compose file is as the inventory says, its GPUs as the node's Docker hands them over."""
     text = render(stack, gpu_way(_observe(stack, "gpu_way")))
-    yield from files.put._inner(
-        src=StringIO(text), dest=COMPOSE_FILE, user="root", group="root", mode="644"
-    )
+    yield from own_files.put(COMPOSE_FILE, text)
 
 
 @operation()

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deploys.vfio.spec import Vfio
-from homeport.differs import Pair, content
-from homeport.own_files import no_longer, sha256
+from homeport.differs import Pair
 from homeport_node.vfio import (
     CARDS,
     DRIVER,
@@ -24,12 +23,13 @@ from homeport_node.vfio import (
 
 HEADER = "# Managed by Homeport (vfio). Changes are replaced by the next converge.\n"
 FROM = Path(__file__).resolve().parents[2] / "files/vfio"
-# What is put on the node as it is here: path to (our file, mode).
-ALWAYS = {EARLY: ("early", "755"), UNIT_FILE: (UNIT, "644")}
-IN_INITRAMFS = {HOOK: ("hook", "755"), INIT_TOP: ("init-top", "755")}
+# What is put on the node as it is here.
+ALWAYS = {EARLY: "early", UNIT_FILE: UNIT}
+IN_INITRAMFS = {HOOK: "hook", INIT_TOP: "init-top"}
+MODES = dict.fromkeys((EARLY, HOOK, INIT_TOP), "755")
 PROBE = "compare its pci table with what `bin/homeport probe HOST` prints, and correct it"
 
-Files = dict[str, tuple[str, str]]
+Files = dict[str, str]
 
 
 def _shipped(name: str) -> str:
@@ -55,7 +55,7 @@ def modprobe_text(observed: dict[str, Any]) -> str:
 
 
 def wanted_files(spec: Vfio, observed: dict[str, Any]) -> Files:
-    """{path: (text, mode)} of our files.
+    """{path: text} of our files; their modes are `MODES`.
 
     The list of cards begins with a mark of all that goes into an initramfs: by it one that was made
     of something else is known.
@@ -67,19 +67,19 @@ def wanted_files(spec: Vfio, observed: dict[str, Any]) -> Files:
         for one in spec.named()
     ]
     shipped = {**ALWAYS, **(IN_INITRAMFS if stage(observed) == "initramfs" else {})}
-    found = {path: (_shipped(name), mode) for path, (name, mode) in shipped.items()}
+    found = {path: _shipped(name) for path, name in shipped.items()}
     if spec.by == "ids":
-        found[MODPROBE] = (modprobe_text(observed), "644")
-    whole = lines + [_shipped(name) for name, _ in (ALWAYS[EARLY], *IN_INITRAMFS.values())]
-    whole += [found[MODPROBE][0]] if MODPROBE in found else []
+        found[MODPROBE] = modprobe_text(observed)
+    whole = lines + [_shipped(name) for name in (ALWAYS[EARLY], *IN_INITRAMFS.values())]
+    whole += [found[MODPROBE]] if MODPROBE in found else []
     mark = hashlib.sha256("\0".join(whole).encode()).hexdigest()[:16]
-    found[CARDS] = (f"{HEADER}# mark {mark}\n{''.join(lines)}", "644")
+    found[CARDS] = f"{HEADER}# mark {mark}\n{''.join(lines)}"
     return found
 
 
 def wanted_mark(wanted: Files) -> str:
     """The mark that each initramfs must have, "" for none."""
-    return wanted[CARDS][0].splitlines()[1].split()[-1] if HOOK in wanted else ""
+    return wanted[CARDS].splitlines()[1].split()[-1] if HOOK in wanted else ""
 
 
 def impossible(spec: Vfio, observed: dict[str, Any]) -> tuple[str, str, str] | None:
@@ -123,17 +123,6 @@ def images_to_make(wanted: Files, observed: dict[str, Any]) -> list[str]:
         for version, image in sorted(observed["images"].items())
         if image["mark"] != wanted_mark(wanted) or (image["conf"] and MODPROBE not in wanted)
     ]
-
-
-def file_words(wanted: Files, found: dict[str, dict[str, str]]) -> Iterator[Pair]:
-    """What differs of our files."""
-    for path, (text, mode) in wanted.items():
-        there = found.get(path)
-        if there is None or there["text"] != text:
-            yield content(path, sha256(text), sha256(there["text"]) if there else None)
-        elif there["mode"] != mode:
-            yield Pair(f"{path}: mode {mode}", f"mode {there['mode']}")
-    yield from no_longer([*found.keys() - wanted.keys()])
 
 
 def image_words(wanted: Files, observed: dict[str, Any]) -> Iterator[Pair]:

@@ -7,8 +7,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from deploys.vfio.difference import (
-    Files,
-    file_words,
+    MODES,
     image_words,
     images_to_make,
     impossible,
@@ -50,26 +49,19 @@ def configuration(spec: Vfio) -> Generator[Any, None, None]:
         yield refuse(cause, remedy, wanted=wanted_words)
         return
     wanted, found = wanted_files(spec, observed), observed["files"]
-    differs([*file_words(wanted, found), *stale_words(observed)])
+    write, remove = own_files.changes(wanted, found, MODES)
+    differs([*own_files.words(wanted, found, MODES), *stale_words(observed)])
     if not observed["enabled"]:
         differs([Pair(f"{UNIT}: enabled", "not enabled")])
     yield from _release(observed)
-    changed = [path for path, _ in wanted.items() if _differs(wanted, found, path)]
-    for path in changed:
-        text, mode = wanted[path]
-        yield from own_files.put(path, text, mode)
-    extra = sorted(found.keys() - wanted.keys())
-    if extra:
-        yield StringCommand(f"rm -f {' '.join(extra)}")
-    if not observed["enabled"] or UNIT_FILE in changed:
+    for path, text in write.items():
+        yield from own_files.put(path, text, MODES.get(path, own_files.MODE))
+    if remove:
+        yield StringCommand(f"rm -f {' '.join(sorted(remove))}")
+    if not observed["enabled"] or UNIT_FILE in write:
         yield StringCommand(f"systemctl daemon-reload && systemctl enable {UNIT}")
-    if observed["enabled"] and not changed and not extra and not observed["stale"]:
+    if observed["enabled"] and not write and not remove and not observed["stale"]:
         host.noop("the cards are reserved at boot as wanted")
-
-
-def _differs(wanted: Files, found: dict[str, dict[str, str]], path: str) -> bool:
-    text, mode = wanted[path]
-    return found.get(path) != {"text": text, "mode": mode}
 
 
 @operation()
@@ -133,7 +125,7 @@ def removed() -> Generator[StringCommand, None, None]:
     if not found and not observed["stale"] and not versions:
         host.noop("there is nothing of ours")
         return
-    differs([*file_words({}, found), *stale_words(observed), *image_words({}, observed)])
+    differs([*own_files.words({}, found), *stale_words(observed), *image_words({}, observed)])
     yield from _release(observed)
     # The list of cards goes last: by it the next run knows of one that was interrupted.
     early = [path for path in found if path not in (CARDS, EARLY)]

@@ -16,14 +16,17 @@ from deploys.base import (
     timezone_command,
     trusted_certificates,
 )
+from homeport import own_files
 from homeport.spec import SpecError
 from homeport_node.base import fingerprints
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 
 # Not certificates: what is done with them never looks inside.
 ONE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 TWO = "-----BEGIN CERTIFICATE-----\nBBBB\n-----END CERTIFICATE-----\n"
 FIRST, SECOND = fingerprints(ONE + TWO)
+PEMS = {FIRST: ONE, SECOND: TWO}
+LOCAL = "/usr/local/share/ca-certificates"
 
 
 def _name(fingerprint: str) -> str:
@@ -32,7 +35,7 @@ def _name(fingerprint: str) -> str:
 
 def _trusting(*prints: str) -> dict[str, Any]:
     return {
-        "files": {f"{_name(one)}.crt": [one] for one in prints},
+        "files": as_put({f"{LOCAL}/{_name(one)}.crt": PEMS[one] for one in prints}),
         "links": [_name(one) for one in prints],
         "bundle": [*prints],
     }
@@ -65,8 +68,8 @@ def test_trusted_as_wanted() -> None:
 
 def test_a_certificate_comes_and_another_goes() -> None:
     changes = certificate_changes({SECOND: TWO}, _trusting(FIRST))
-    assert changes.write == {f"{_name(SECOND)}.crt": TWO}
-    assert changes.remove == (f"{_name(FIRST)}.crt",)
+    assert changes.write == {f"{LOCAL}/{_name(SECOND)}.crt": TWO}
+    assert changes.remove == [f"{LOCAL}/{_name(FIRST)}.crt"]
 
 
 @pytest.mark.parametrize("key", ["links", "bundle"])
@@ -223,7 +226,6 @@ def test_a_clock_keeper_that_is_wanted_gets_no_rival() -> None:
 # What drift says --------------------------------------------------------------------------------
 
 CA, OTHER_CA = (f"homeport-{fingerprints(pem)[0][:16]}" for pem in (ONE, TWO))
-LOCAL = "/usr/local/share/ca-certificates"
 WORDS: list[Words] = [
     (
         base_packages,
@@ -262,8 +264,8 @@ WORDS: list[Words] = [
         [AS_WANTED],
         {"spec": SPEC, "texts": (TWO,)},
         [
-            (f"{LOCAL}/{OTHER_CA}.crt: a CA of the targets", "no such file"),
-            (f"{LOCAL}/{CA}.crt: no such file", "a CA that no target names"),
+            (f"{LOCAL}/{OTHER_CA}.crt: sha256 {own_files.sha256(TWO)[:12]}", "no such file"),
+            (f"{LOCAL}/{CA}.crt: no such file", "a file of ours"),
         ],
     ),
     (

@@ -7,14 +7,14 @@ import pytest
 
 from deploys.caddy import Caddy, Site, check_backends, operations, trust_lines
 from deploys.caddy.facts import (
-    file_differs,
     overridden,
     refusal,
     removal_commands,
     service_steps,
     unserved,
 )
-from deploys.caddy.spec import CONFIG, DISTRIBUTION, DROPIN, dropin, render, sha256
+from deploys.caddy.spec import CONFIG, DISTRIBUTION, DROPIN, dropin, render
+from homeport.own_files import sha256
 from homeport.spec import SpecError
 from homeport_node import caddy as aboard
 from homeport_node.common import Ran
@@ -158,21 +158,6 @@ def test_service_steps(observed: dict[str, Any], steps: tuple[str, ...]) -> None
     assert service_steps(observed, SHA) == steps
 
 
-@pytest.mark.parametrize(
-    ("found", "differs"),
-    [
-        (FILE, False),
-        (None, True),
-        ({**FILE, "sha256": "0" * 64}, True),
-        ({**FILE, "mode": "600"}, True),
-        ({**FILE, "uid": 1000}, True),
-        ({**FILE, "link": "/etc/caddy/Caddyfile"}, True),
-    ],
-)
-def test_file_differs(found: dict[str, Any] | None, differs: bool) -> None:
-    assert file_differs(found, SHA) is differs
-
-
 PROXY = {"port": 80, "pid": 9, "program": "docker-proxy", "unit": "docker.service"}
 NGINX = {"port": 80, "pid": 7, "program": "nginx", "unit": "nginx.service"}
 
@@ -260,7 +245,7 @@ RELOAD, REISSUE = "systemctl reload caddy.service", "systemctl stop caddy.servic
     ("operation", "arguments", "answers", "commands"),
     [
         (operations.take_over, {"text": dropin()}, [GOOD], []),
-        (operations.take_over, {"text": dropin()}, [BARE], ["install -d", "", "chown 0:0"]),
+        (operations.take_over, {"text": dropin()}, [BARE], ["FileUpload"]),
         (operations.take_over, {"text": dropin()}, [but(foreign=[NGINX])], ["printf"]),
         (operations.configure, {"text": TEXT}, [GOOD], []),
         (operations.configure, {"text": TEXT}, [BARE], ["install -d", "", "chown 0:0"]),
@@ -377,7 +362,7 @@ WORDS: list[Words] = [
         operations.configure,
         [but(config={**FILE, "mode": "666", "sha256": "f" * 64})],
         {"text": TEXT},
-        [(f"{CONFIG}: mode 644, sha256 {SHA[:12]}", "mode 666, sha256 ffffffffffff")],
+        [(f"{CONFIG}: sha256 {SHA[:12]}, mode 644", "sha256 ffffffffffff, mode 666")],
     ),
     (
         operations.serve,

@@ -1,6 +1,5 @@
 """Docker: what is refused, and what differs from what is wanted."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,18 @@ from deploys.docker import Docker, deploy
 from deploys.docker.deploy import (
     OWN_FILES,
     UNIT_FILE,
-    file_changes,
     guard_commands,
     wanted_files,
 )
 from deploys.docker.engine import engine_commands, packages
 from deploys.docker.guard import GUARD_UNIT, Known, known, pool_conflict, rules
 from deploys.docker.spec import daemon_values
+from homeport import own_files
 from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
 from homeport_node.common import Ran
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 
 SPEC = Docker()
 WANTED = daemon_values(SPEC)
@@ -467,9 +466,8 @@ def test_a_pool_that_hides_a_network(destination: str, interface: str, clash: bo
 
 def test_files_as_wanted_are_left() -> None:
     wanted = wanted_files(Sources())
-    found = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in wanted.items()}
     assert set(wanted) == set(OWN_FILES)
-    assert file_changes(wanted, {"files": found, "certificates": {}}) == ({}, [])
+    assert own_files.changes(wanted, as_put(wanted)) == ({}, [])
 
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
@@ -478,10 +476,10 @@ PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 def test_registries_of_the_sources_are_trusted_and_forgotten() -> None:
     sources = Sources(registries={"ghcr.io": "r.example:5000/hub"}, ca_certificates=(PEM,))
     path = "/etc/docker/certs.d/r.example:5000/homeport.crt"
-    write, remove = file_changes(wanted_files(sources), {})
+    write, remove = own_files.changes(wanted_files(sources), {})
     assert write[path] == PEM
     assert remove == []
-    assert file_changes(wanted_files(Sources()), {"certificates": {path: "x"}})[1] == [path]
+    assert own_files.changes(wanted_files(Sources()), as_put({path: "x"}))[1] == [path]
 
 
 @pytest.mark.parametrize("path", OWN_FILES)
@@ -492,7 +490,7 @@ def test_our_files_say_whose_they_are(path: str) -> None:
 
 # The operations ---------------------------------------------------------------------------------
 
-TEXTS = wanted_files(Sources())
+TEXTS = {**wanted_files(Sources()), str(aboard.RULES): rules(SPEC, Known())}
 AS_WANTED: dict[str, Any] = {
     "os": {"id": "debian", "version": "13"},
     "daemon": {"error": "", "differs": [], "not_running": [], "pools": ["10.213.0.0/16"]},
@@ -502,9 +500,8 @@ AS_WANTED: dict[str, Any] = {
     "foreign": ["registry"],
     "bridges": ["docker0"],
     "routes": [["10.213.0.0/24", "docker0"]],
-    "guard": {"rules": rules(SPEC, Known()), "same": True, "error": ""},
-    "files": {path: hashlib.sha256(text.encode()).hexdigest() for path, text in TEXTS.items()},
-    "certificates": {},
+    "guard": {"rules": TEXTS[str(aboard.RULES)], "same": True, "error": ""},
+    "files": as_put(TEXTS),
 }
 BARE: dict[str, Any] = {
     "os": {"id": "debian", "version": "13"},
@@ -545,9 +542,14 @@ NO_RUNTIME = _but(
             CONFIGURATION,
             [*["FileUpload"] * 4, "systemctl daemon-reload && systemctl enable", "_module.merge("],
         ),
-        (deploy.configuration, [_but(guard={"rules": "x"})], CONFIGURATION, ["FileUpload"]),
+        (
+            deploy.configuration,
+            [_but(guard={"rules": "x"}, files=as_put({str(aboard.RULES): "x"}))],
+            CONFIGURATION,
+            ["FileUpload"],
+        ),
         (deploy.configuration, [_but(daemon={"differs": ["bip"]})], CONFIGURATION, ["merge("]),
-        (deploy.configuration, [_but(certificates={"/x": "y"})], CONFIGURATION, ["rm -f /x"]),
+        (deploy.configuration, [_but(files=as_put({"/x": "y"}))], CONFIGURATION, ["rm -f /x"]),
         (deploy.packages, [INSTALLED, AS_WANTED], {}, []),
         (deploy.packages, [NOTHING, AS_WANTED], {}, ["docker-cli docker-compose docker.io nft"]),
         (deploy.without_cdi_as_well, [AS_WANTED], OLDER, []),
@@ -580,7 +582,7 @@ NO_RUNTIME = _but(
         # Interrupted after daemon.json.
         (
             deploy.removed,
-            [{**BARE, "guard": {"rules": "x"}}],
+            [{**BARE, "files": as_put({str(aboard.RULES): "x"})}],
             {},
             ["rm -f /etc/homeport/docker-guard.nft", "systemctl daemon-reload"],
         ),
@@ -651,17 +653,30 @@ STOPPED = {"enabled": False, "active": False, "stale": True, "masked": True}
 WORDS: list[Words] = [
     (
         deploy.configuration,
-        [_but(files={UNIT_FILE: "0" * 64}, certificates={"/x.crt": "1"}, guard={"rules": None})],
+        [
+            {
+                **AS_WANTED,
+                "files": as_put({**wanted_files(Sources()), UNIT_FILE: "x", "/x.crt": "1"}),
+                "guard": {"rules": None},
+            }
+        ],
         CONFIGURATION,
         [
-            (f"{UNIT_FILE}: sha256 {AS_WANTED['files'][UNIT_FILE][:12]}", "sha256 000000000000"),
             (f"{GUARD_RULES}: the guard's rules", "no such file"),
+            (
+                f"{UNIT_FILE}: sha256 {own_files.sha256(TEXTS[UNIT_FILE])[:12]}",
+                f"sha256 {own_files.sha256('x')[:12]}",
+            ),
             ("/x.crt: no such file", "a file of ours"),
         ],
     ),
     (
         deploy.configuration,
-        [_but(guard={"rules": ELSEWHERE}, daemon=OURS_ELSE)],
+        [
+            _but(
+                guard={"rules": ELSEWHERE}, daemon=OURS_ELSE, files=as_put({GUARD_RULES: ELSEWHERE})
+            )
+        ],
         CONFIGURATION,
         [
             (f"{GUARD_RULES}: networks beside the pool: none", "172.30.0.0/24"),
@@ -733,8 +748,7 @@ WORDS: list[Words] = [
         [_but(files={})],
         {},
         [
-            *[(f"{path}: no such file", "a file of ours") for path in OWN_FILES],
-            (f"{GUARD_RULES}: no such file", "a file of ours"),
+            *[(f"{path}: no such file", "a file of ours") for path in sorted(TEXTS)],
             (f"{JSON}: nothing that Homeport set", "what it set"),
         ],
     ),

@@ -13,6 +13,7 @@ from pyinfra.context import ctx_host, ctx_state
 from pyinfra.facts.files import Directory, File, Md5File, Sha1File
 from pyinfra.operations import files, server
 
+from homeport import own_files
 from homeport.differs import Pair, differs, noted
 from homeport.observe import act
 from homeport.pending import LONGEST, pending
@@ -114,6 +115,7 @@ THERE: dict[tuple[type, str], Any] = {
     (Sha1File, AT): SAME,
 }
 PUT = {"dest": AT, "user": "root", "group": "root", "mode": "644"}
+WRITE = {"path": AT, "text": "abc"}
 WHOLE = f"{AT}: sha1 a9993e364706, owner root:root, mode 644"
 OF_PYINFRA: list[tuple[Any, dict[tuple[type, str], Any], dict[str, Any], list[tuple[str, str]]]] = [
     (files.put, THERE, PUT, []),
@@ -144,11 +146,24 @@ OF_PYINFRA: list[tuple[Any, dict[tuple[type, str], Any], dict[str, Any], list[tu
         {**PUT, "group": None},
         [(f"{AT}: mode 644, owner root", "mode 600, owner ann")],
     ),
+    (own_files.write, THERE, WRITE, []),
     (
-        files.template,
+        own_files.write,
         {**THERE, (Sha1File, AT): "f" * 40, (File, AT): {**OURS, "mode": 600}},
-        {**PUT, "src": io.StringIO("{{ letters }}"), "letters": "abc"},
+        WRITE,
         [(f"{AT}: sha1 a9993e364706, mode 644", "sha1 ffffffffffff, mode 600")],
+    ),
+    (
+        own_files.write,
+        {**THERE, (File, AT): {**OURS, "group": "ann"}},
+        WRITE,
+        [(f"{AT}: owner root:root", "owner root:ann")],
+    ),
+    (
+        own_files.write,
+        {**THERE, (File, AT): False},
+        WRITE,
+        [(f"{AT}: a file", "a link, or something else")],
     ),
     (
         files.directory,

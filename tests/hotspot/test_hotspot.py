@@ -27,7 +27,7 @@ from deploys.hotspot import (
 from homeport.pins import Radio
 from homeport.spec import SpecError
 from homeport_node import hotspot as aboard
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 
 RADIO = Radio(handle="hotspot", mac="02:00:00:00:00:01")
 SPEC = Hotspot(radio=RADIO, ssid="MoonshotBridge")
@@ -219,7 +219,7 @@ def test_a_dnsmasq_that_began_before_a_change_has_not_read_it(
 AS_WANTED: dict[str, Any] = {
     **RUNNING,
     "interface": "wlan0",
-    "files": wanted_files(SPEC, NAMES, {}),
+    "files": as_put(wanted_files(SPEC, NAMES, {})),
     "manages": ["eth0"],
     "country": "DE",
 }
@@ -234,7 +234,7 @@ BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profi
         (configuration, BARE, True, ["FileUpload"] * 2),
         (
             configuration,
-            {**BARE, "active": True, "files": {CONFINED_FILE: "x"}},
+            {**BARE, "active": True, "files": as_put({CONFINED_FILE: "x"})},
             True,
             ["FileUpload", "FileUpload", "nmcli general reload conf"],
         ),
@@ -247,7 +247,7 @@ BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profi
         ),
         (
             configuration,
-            {**AS_WANTED, "files": {**AS_WANTED["files"], COUNTRY_FILE: "x"}},
+            {**AS_WANTED, "files": {**AS_WANTED["files"], **as_put({COUNTRY_FILE: "x"})}},
             True,
             ["rm -f"],
         ),
@@ -257,7 +257,7 @@ BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profi
         (removed, {**AS_WANTED, "files": {}}, False, ["nmcli connection delete", "rm -f"]),
         (
             removed,
-            {**AS_WANTED, "files": {CONFINED_FILE: "x"}},
+            {**AS_WANTED, "files": as_put({CONFINED_FILE: "x"})},
             False,
             ["nmcli connection delete", "systemctl disable --now NetworkManager", "rm -f"],
         ),
@@ -289,7 +289,7 @@ def test_the_network_goes_down_before_the_profile_is_read() -> None:
 
 
 def test_removed_takes_the_network_down_while_network_manager_runs() -> None:
-    first, second, last = yielded(removed, {**AS_WANTED, "files": {CONFINED_FILE: "x"}})
+    first, second, last = yielded(removed, {**AS_WANTED, "files": as_put({CONFINED_FILE: "x"})})
     assert first.startswith("nmcli connection delete")
     assert "NetworkManager.service" in second
     # What says that we confined NetworkManager goes last: a run cut short begins again.
@@ -314,7 +314,14 @@ NAMES_HASH = hashlib.sha256(names_text(SPEC, NAMES).encode()).hexdigest()[:12]
 WORDS: list[Words] = [
     (
         configuration,
-        [{**AS_WANTED, "files": {**AS_WANTED["files"], NAMES_FILE: "x", COUNTRY_FILE: "y"}}],
+        [
+            {
+                **AS_WANTED,
+                "files": as_put(
+                    {**wanted_files(SPEC, NAMES, {}), NAMES_FILE: "x", COUNTRY_FILE: "y"}
+                ),
+            }
+        ],
         HERE,
         [
             (f"{NAMES_FILE}: sha256 {NAMES_HASH}", "sha256 2d711642b726"),
@@ -359,7 +366,7 @@ WORDS: list[Words] = [
     ),
     (
         removed,
-        [{**AS_WANTED, "files": {NAMES_FILE: "x"}}],
+        [{**AS_WANTED, "files": as_put({NAMES_FILE: "x"})}],
         {},
         [
             (f"{NAMES_FILE}: no such file", "a file of ours"),

@@ -7,23 +7,25 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploys.kernel_cmdline import KernelCmdline, Parameter
-from deploys.kernel_cmdline.difference import by_default, own_text, situation
+from deploys.kernel_cmdline import KernelCmdline, Parameter, difference
+from deploys.kernel_cmdline.difference import MODES, SCRIPT_TEXT, by_default, own_text, situation
 from deploys.kernel_cmdline.operations import OWN, kept, tried
-from homeport import waiting
+from homeport import own_files, waiting
 from homeport.spec import SpecError
+from homeport_node import common
 from homeport_node import kernel_cmdline as aboard
 from homeport_node import kernel_cmdline_grub as grub
 from homeport_node import kernel_cmdline_proxmox as proxmox
 from homeport_node import kernel_cmdline_switch as switch
 from homeport_node.common import Ran, read
 from tests.kernel_cmdline.played import does, found
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 
 CFG = Path(__file__).with_name("grub.cfg").read_text()
 PT = Parameter(name="iommu", value="pt", reason="the host's own DMA goes round the IOMMU")
@@ -262,7 +264,11 @@ class Node:
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        grub.SCRIPT.chmod(0o755)
         grub.OWN.parent.mkdir(parents=True)
+        monkeypatch.setattr(difference, "SCRIPT", grub.SCRIPT)
+        monkeypatch.setattr(difference, "MODES", {str(grub.SCRIPT): "755"})
+        monkeypatch.setattr(aboard, "own_files", self.own_files)
 
     def run(self, *command: str, **_: Any) -> Ran:
         self.calls.append(command)
@@ -288,6 +294,11 @@ class Node:
             case ("ip", *_):
                 return Ran(0, self.route, "")
         return Ran(0, "", "")
+
+    def own_files(self, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """As root wrote them, whoever runs the tests."""
+        found = common.own_files(paths)
+        return {path: {**one, "uid": 0, "gid": 0} for path, one in found.items()}
 
     def made(self) -> str:
         """grub.cfg as grub-mkconfig would make it of the drop-in and the script."""
@@ -581,14 +592,14 @@ def test_the_boot_loader_is_told_by_its_traces(node: Node) -> None:
 
 # The operations ---------------------------------------------------------------------------------
 
+SCRIPT = {str(grub.SCRIPT): SCRIPT_TEXT}
 FOREIGN = ["root=UUID=5a1b", "ro", "quiet"]
 AS_WANTED: dict[str, Any] = {
     "loader": {"kind": "grub", "why": ""},
     "cmdline": ["BOOT_IMAGE=/boot/vmlinuz", *FOREIGN, *WANTED],
     "boot_id": "boot-2",
-    "own": TEXT,
+    "files": as_put({str(grub.OWN): TEXT, **SCRIPT}, MODES),
     "ours": WANTED,
-    "script": (OWN / "42_homeport").read_text(),
     "trial": None,
     "trial_files": [],
     "entry": [*FOREIGN, *WANTED],
@@ -598,9 +609,8 @@ AS_WANTED: dict[str, Any] = {
 BARE: dict[str, Any] = {
     **AS_WANTED,
     "cmdline": FOREIGN,
-    "own": None,
+    "files": {},
     "ours": [],
-    "script": None,
     "entry": FOREIGN,
 }
 TRIAL: dict[str, Any] = {
@@ -609,7 +619,7 @@ TRIAL: dict[str, Any] = {
     "trial": {"id": "9f", "parameters": WANTED, "boot_id": "boot-2"},
     "trial_files": ["/boot/grub/homeport-trial.cfg"],
     "marked": True,
-    "script": AS_WANTED["script"],
+    "files": as_put(SCRIPT, MODES),
 }
 ON_TRIAL = {**TRIAL, "cmdline": [*FOREIGN, *WANTED, "homeport.trial=9f"], "boot_id": "boot-3"}
 BACK = {**TRIAL, "boot_id": "boot-4", "marked": False}
@@ -629,9 +639,22 @@ GONE = {**BARE, "trial_files": []}
         (tried, BACK, SPEC, ["_module.stage("]),
         (tried, {**TRIAL, "marked": False}, SPEC, ["_module.stage("]),
         (tried, AS_WANTED, None, ["_module.stage("]),
-        (tried, {**AS_WANTED, "own": None}, SPEC, ["_module.make_default("]),
+        (tried, {**AS_WANTED, "files": as_put(SCRIPT, MODES)}, SPEC, ["_module.make_default("]),
+        # A script that is not executable, or another, would make no entry for a trial.
+        (
+            tried,
+            {**AS_WANTED, "files": {**AS_WANTED["files"], **as_put(SCRIPT)}},
+            SPEC,
+            ["FileUpload", "chmod 755", "_module.make_default("],
+        ),
+        (
+            tried,
+            {**BACK, "files": as_put(SCRIPT)},
+            SPEC,
+            ["FileUpload", "chmod 755", "_module.stage("],
+        ),
         (tried, {**AS_WANTED, "entry": FOREIGN}, SPEC, ["_module.make_default("]),
-        (tried, {**GONE, "script": "x"}, None, ["_module.make_default("]),
+        (tried, {**GONE, "files": as_put(SCRIPT, MODES)}, None, ["_module.make_default("]),
         (tried, LEFT, SPEC, ["_module.withdraw("]),
         (tried, {**AS_WANTED, "marked": True}, SPEC, ["_module.withdraw("]),
         (kept, AS_WANTED, SPEC, []),
@@ -675,7 +698,7 @@ def test_a_run_that_may_not_reboot_stages_nothing_and_says_what_waits() -> None:
             ("kernel_cmdline", "the command line to be tried: iommu=pt pci=noaer")
         ]
     assert yielded(kept, BACK, spec=SPEC, may=False) == []
-    (written,) = yielded(tried, {**AS_WANTED, "own": None}, spec=SPEC, may=False)
+    (written,) = yielded(tried, {**AS_WANTED, "files": {}}, spec=SPEC, may=False)
     assert "_module.make_default(" in written
 
 
@@ -691,7 +714,7 @@ def test_what_is_staged_travels_with_its_clocks() -> None:
 def test_by_default_needs_the_files_and_the_entry() -> None:
     assert by_default(SPEC, AS_WANTED)
     assert not by_default(SPEC, {**AS_WANTED, "entry": FOREIGN})
-    assert not by_default(SPEC, {**AS_WANTED, "own": TEXT + "x"})
+    assert not by_default(SPEC, {**AS_WANTED, "files": as_put({str(grub.OWN): "x"})})
     assert not by_default(None, AS_WANTED)
 
 
@@ -710,10 +733,10 @@ WORDS: list[Words] = [
     ),
     (
         tried,
-        [{**AS_WANTED, "own": None, "entry": FOREIGN}],
+        [{**AS_WANTED, "files": {}, "entry": FOREIGN}],
         HERE,
         [
-            (f"{grub.OWN}: iommu=pt pci=noaer", "no such file"),
+            (f"{grub.OWN}: sha256 {own_files.sha256(TEXT)[:12]}", "no such file"),
             (
                 "default boot entry: iommu=pt pci=noaer",
                 "without iommu=pt pci=noaer",
@@ -722,12 +745,18 @@ WORDS: list[Words] = [
     ),
     (
         tried,
-        [{**GONE, "script": "x", "ours": ["a"], "entry": [*FOREIGN, "a"]}],
+        [{**GONE, "files": as_put(SCRIPT), "ours": ["a"], "entry": [*FOREIGN, "a"]}],
         {"spec": None, "may": True},
         [
             (f"{grub.SCRIPT}: no such file", "a file of ours"),
             ("default boot entry: nothing of ours", "with a"),
         ],
+    ),
+    (
+        tried,
+        [{**AS_WANTED, "files": {**AS_WANTED["files"], **as_put(SCRIPT)}}],
+        HERE,
+        [(f"{grub.SCRIPT}: mode 755", "mode 644")],
     ),
     (
         tried,

@@ -22,8 +22,8 @@ from deploys.lockup_recovery import (
 )
 from homeport.spec import SpecError
 from homeport_node import lockup_recovery as aboard
-from homeport_node.common import Ran
-from tests.operations import Words, is_refusal, yielded
+from homeport_node.common import Ran, describe_file
+from tests.operations import Words, as_put, is_refusal, yielded
 
 PLAIN = LockupRecovery()
 SPEC = LockupRecovery(watchdog_seconds=30, watchdog_module="i6300esb", on_soft_lockup=True)
@@ -71,7 +71,7 @@ def test_what_is_written() -> None:
 
 FILES = wanted_files(SPEC)
 AS_WANTED: dict[str, Any] = {
-    "files": FILES,
+    "files": as_put(FILES),
     "sysctls": SPEC.sysctls,
     "refused": [],
     "record": True,
@@ -136,11 +136,6 @@ def test_operations(
 def test_only_what_differs_is_set() -> None:
     (command,) = yielded(sysctls, CHANGED, spec=SPEC)
     assert json.dumps({"values": {"kernel.panic": "10"}}) in command
-
-
-def test_what_the_unit_loaded_is_unloaded() -> None:
-    (command,) = yielded(no_watchdog, AS_WANTED)
-    assert '"module": "i6300esb"' in command
 
 
 def test_one_device_has_one_keeper() -> None:
@@ -249,7 +244,7 @@ def test_what_is_observed(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None
     names = ["kernel.panic", "kernel.softlockup_panic"]
     found = aboard.observe([str(file), "/none"], names, "i6300esb")
     assert found == {
-        "files": {str(file): "text"},
+        "files": {str(file): describe_file(file)},
         "sysctls": {"kernel.panic": "0", "kernel.softlockup_panic": None},
         "refused": [],
         "record": False,
@@ -279,6 +274,26 @@ def test_a_machine_without_a_watchdog_is_named(kernel: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("module", ["i6300esb", None])
+def test_what_the_unit_loaded_is_unloaded(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, module: str | None
+) -> None:
+    spec = LockupRecovery(watchdog_seconds=30, watchdog_module=module)
+    file, conf = kernel / "unit", kernel / "conf"
+    file.write_text(wanted_files(spec)[UNIT_FILE])
+    ran: list[tuple[str, ...]] = []
+
+    def run(*words: str, **_: Any) -> Ran:
+        ran.append(words)
+        return Ran(0, "", "")
+
+    monkeypatch.setattr(aboard, "run", run)
+    assert aboard.let_go(str(file), str(conf)) is None
+    assert not file.exists()
+    unloaded = [("modprobe", "-r", module)] if module else []
+    assert [words for words in ran if words[0] == "modprobe"] == unloaded
+
+
 def test_a_unit_that_fails_says_why(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"restart": Ran(1, "", "failed"), "-u": Ran(0, "Module x not found", "")}
     monkeypatch.setattr(aboard, "run", lambda *words, **_: answers.get(words[1], Ran(0, "", "")))
@@ -298,7 +313,7 @@ WORDS: list[Words] = [
     (sysctls, [CHANGED], {"spec": SPEC}, [("kernel.panic = 10", "0")]),
     (
         sysctls,
-        [{**CHANGED, "files": {SYSCTL_FILE: "x"}}],
+        [{**CHANGED, "files": as_put({SYSCTL_FILE: "x"})}],
         {"spec": SPEC},
         [
             (
@@ -316,7 +331,14 @@ WORDS: list[Words] = [
     ),
     (
         watchdog,
-        [{**AS_WANTED, "files": {**FILES, CONF_FILE: "x"}, "seconds": 60, "enabled": False}],
+        [
+            {
+                **AS_WANTED,
+                "files": as_put({**FILES, CONF_FILE: "x"}),
+                "seconds": 60,
+                "enabled": False,
+            }
+        ],
         {"spec": SPEC},
         [
             (f"{CONF_FILE}: sha256 {_short(FILES[CONF_FILE])}", f"sha256 {_short('x')}"),

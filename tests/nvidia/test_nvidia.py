@@ -14,7 +14,7 @@ from homeport.targets import Target
 from homeport_node import nvidia_driver
 from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED
 from tests.nvidia.fake_nvml import LEFT, RIGHT
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 
 GPU = Gpu(handle="left", uuid=LEFT)
 CARD = Card(gpu=GPU, power_limit=200, locked_clocks=(300, 1800))
@@ -74,6 +74,7 @@ DEBIAN: dict[str, Any] = {
     "archives": [["http://d.example/debian/", "trixie", "main", "/etc/apt/sources.list", ""]],
     "apt_error": "",
     "files": {},
+    "texts": {},
     "key": [],
     "held_by_us": [],
 }
@@ -218,7 +219,7 @@ def test_debians_non_free_comes_from_where_main_does() -> None:
     assert "Signed-By" not in packages.apt_files(SPEC, DEBIAN)[packages.SOURCES]
     whole = [["u", "s", part, "f", ""] for part in ("main", *packages.NON_FREE)]
     assert packages.apt_files(SPEC, {**DEBIAN, "archives": whole}) == {}
-    unread = {"archives": [], "files": {packages.SOURCES: "ours"}}
+    unread = {"archives": [], "texts": {packages.SOURCES: "ours"}}
     assert packages.apt_files(SPEC, {**DEBIAN, **unread}) == {packages.SOURCES: "ours"}
     assert packages.apt_files(SPEC, {**DEBIAN, "archives": []}) == {}
     assert packages.apt_files(Nvidia(branch=570), UBUNTU) == {}
@@ -289,7 +290,7 @@ BARE: dict[str, Any] = {
 AS_WANTED: dict[str, Any] = {
     **BARE,
     "cards": [THERE],
-    "files": settings.wanted_files(SPEC, BARE),
+    "files": as_put(settings.wanted_files(SPEC, BARE)),
     "applied": SPEC.settings,
     "units": {
         **BARE["units"],
@@ -394,12 +395,12 @@ def test_ubuntus_daemon_is_switched_on_and_debians_left_alone() -> None:
         (unit(enabled=False), SPEC, [f"systemctl enable {UNIT}"]),
         (unit(stale=True), SPEC, ["systemctl daemon-reload"]),
         (
-            {**AS_WANTED, "files": {**AS_WANTED["files"], WANTED: "{}"}},
+            {**AS_WANTED, "files": {**AS_WANTED["files"], **as_put({WANTED: "{}"})}},
             SPEC,
             ["FileUpload", RELOAD],
         ),
         (
-            {**AS_WANTED, "files": {**AS_WANTED["files"], settings.UNIT_FILE: ""}},
+            {**AS_WANTED, "files": {**AS_WANTED["files"], **as_put({settings.UNIT_FILE: ""})}},
             SPEC,
             ["FileUpload", "systemctl daemon-reload", RELOAD],
         ),
@@ -440,11 +441,11 @@ def test_a_persistence_mode_that_stays_off_is_named() -> None:
 
 WITH_KEY = {
     **UBUNTU,
-    "files": packages.apt_files(NVIDIAS, UBUNTU),
+    "files": as_put(packages.apt_files(NVIDIAS, UBUNTU)),
     "key": [packages.repository(UBUNTU)[2]],
 }
 OURS = {
-    "files": dict.fromkeys((WANTED, settings.UNIT_FILE, settings.DROP_IN), ""),
+    "files": as_put(dict.fromkeys((WANTED, settings.UNIT_FILE, settings.DROP_IN), "")),
     "key": ["F"],
     "held_by_us": ["nvidia-smi"],
 }
@@ -471,7 +472,7 @@ NO_SMI = {**FRESH, "installed": {k: v for k, v in VERSIONS.items() if k != "nvid
         (driver.archives, [DEBIAN], {"spec": SPEC}, ["FileUpload", FORGET]),
         (
             driver.archives,
-            [{**DEBIAN, "files": packages.apt_files(SPEC, DEBIAN)}],
+            [{**DEBIAN, "files": as_put(packages.apt_files(SPEC, DEBIAN))}],
             {"spec": SPEC},
             [],
         ),
@@ -563,14 +564,14 @@ NAME = f"left ({LEFT})"
 
 def told(path: str, wanted: str, there: str | None = None) -> tuple[str, str]:
     """The words for a file of ours that is `there` instead of `wanted`."""
-    (pair,) = own_files.otherwise({path: wanted}, {} if there is None else {path: there})
+    (pair,) = own_files.otherwise({path: wanted}, {} if there is None else as_put({path: there}))
     return pair
 
 
 WORDS: list[Words] = [
     (
         driver.archives,
-        [{**WITH_KEY, "files": {packages.SOURCES: "x"}, "key": []}],
+        [{**WITH_KEY, "files": as_put({packages.SOURCES: "x"}), "key": []}],
         {"spec": NVIDIAS},
         [
             told(packages.SOURCES, packages.apt_files(NVIDIAS, WITH_KEY)[packages.SOURCES], "x"),
@@ -646,7 +647,7 @@ WORDS: list[Words] = [
     ),
     (
         settings.configured,
-        [{**card(clock_mhz=2100), "files": {**AS_WANTED["files"], WANTED: "x"}}],
+        [{**card(clock_mhz=2100), "files": {**AS_WANTED["files"], **as_put({WANTED: "x"})}}],
         {"spec": SPEC},
         [
             told(WANTED, SPEC.settings_text, "x"),
@@ -664,7 +665,7 @@ WORDS: list[Words] = [
     ),
     (
         settings.configured,
-        [{**AS_WANTED, "files": settings.wanted_files(Nvidia(), BARE)}],
+        [{**AS_WANTED, "files": as_put(settings.wanted_files(Nvidia(), BARE))}],
         {"spec": Nvidia()},
         [
             (f"{NAME}: power_limit: the card's own", "set by Homeport"),
@@ -673,7 +674,7 @@ WORDS: list[Words] = [
     ),
     (
         settings.removed,
-        [{"files": {WANTED: ""}, "key": [], "held_by_us": ["nvidia-smi"]}],
+        [{"files": as_put({WANTED: ""}), "key": [], "held_by_us": ["nvidia-smi"]}],
         {},
         [
             (f"{WANTED}: no such file", "a file of ours"),

@@ -18,7 +18,7 @@ from homeport_node import nvidia_containers as aboard
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
 from homeport_node.common import Ran
 from tests.apt.test_apt_key import OURS
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 
 SPEC = NvidiaContainers()
 LEFT, RIGHT = Gpu(handle="left", uuid="GPU-1"), Gpu(handle="right", uuid="GPU-2")
@@ -157,7 +157,7 @@ def _digest(text: str) -> str:
 AS_WANTED: dict[str, Any] = {
     "key": [FINGERPRINT],
     "keyring": True,
-    "files": {LIST_FILE: list_text(REPOSITORY), UNIT_FILE: unit_text()},
+    "files": as_put({LIST_FILE: list_text(REPOSITORY), UNIT_FILE: unit_text()}),
     "other_lists": [],
     "held": [*PACKAGES],
     "unit": {"enabled": True, "active": True, "stale": False},
@@ -196,7 +196,7 @@ def _but(**changes: Any) -> dict[str, Any]:
         (deploy.repository_known, [BARE], KNOWN, ["_module.fetch(", "FileUpload"]),
         (deploy.repository_known, [_but(key=[OURS])], KNOWN, ["_module.fetch("]),
         (deploy.repository_known, [_but(key=[FINGERPRINT, OURS])], KNOWN, ["_module.fetch("]),
-        (deploy.repository_known, [_but(files={LIST_FILE: "0"})], KNOWN, ["FileUpload"]),
+        (deploy.repository_known, [_but(files=as_put({LIST_FILE: "0"}))], KNOWN, ["FileUpload"]),
         (deploy.packages, [INSTALLED, AS_WANTED], PINNED, []),
         (deploy.packages, [NOTHING, BARE], PINNED, [ALL, f"apt-mark hold {' '.join(PACKAGES)}"]),
         (deploy.packages, [OLD, AS_WANTED], PINNED, ["--allow-downgrades"]),
@@ -213,7 +213,7 @@ def _but(**changes: Any) -> dict[str, Any]:
         (deploy.described, [_but(uvm=False)], GPUS, ["_module.describe("]),
         (
             deploy.described,
-            [_but(files={UNIT_FILE: "an older one"})],
+            [_but(files=as_put({UNIT_FILE: "an older one"}))],
             GPUS,
             ["FileUpload", "systemctl daemon-reload", "_module.describe("],
         ),
@@ -359,7 +359,7 @@ WORDS: list[Words] = [
     ),
     (
         deploy.removed,
-        [_but(files={LIST_FILE: "0"}, held=["libnvidia-container1"])],
+        [_but(files=as_put({LIST_FILE: "0"}), held=["libnvidia-container1"])],
         {},
         [
             (f"{LIST_FILE}: no such file", "a file of ours"),

@@ -1,7 +1,6 @@
 """VFIO: which device a card is, what is refused, what is written, and what waits for a boot."""
 
 import dataclasses
-import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -13,6 +12,7 @@ from deploys.node import Node
 from deploys.vfio import Vfio, VfioState
 from deploys.vfio.difference import (
     FROM,
+    MODES,
     images_to_make,
     impossible,
     modprobe_text,
@@ -20,6 +20,7 @@ from deploys.vfio.difference import (
     wanted_mark,
 )
 from deploys.vfio.operations import configuration, initramfs, owned, removed
+from homeport import own_files
 from homeport.inventory import handles_of, unbound, without_lacking
 from homeport.lock import Lock
 from homeport.pins import Card, bind, card
@@ -29,7 +30,7 @@ from homeport_node import probe
 from homeport_node import vfio as aboard
 from homeport_node.common import Ran
 from homeport_node.vfio import CARDS
-from tests.operations import Words, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, yielded
 from tests.vfio.tree import BOARD, GPU, LEFT, MOVED, RIGHT, SHIFTED, TWINS, Function, build, port
 
 PLACES = {"left": "pci0000:00/01.0/00.0", "right": "pci0000:00/1c.0/00.0"}
@@ -232,7 +233,7 @@ def early(tmp_path: Path, root: Path, spec: Vfio, *, shell: str = "sh", stage: s
     """Run the early program over the sysfs at `root` with a modprobe of ours; its log's text."""
     words = {"sh": ["sh"], "busybox": ["busybox", "sh"]}[shell]
     cards = tmp_path / "cards"
-    cards.write_text(wanted_files(spec, bare())[CARDS][0])
+    cards.write_text(wanted_files(spec, bare())[CARDS])
     log = tmp_path / "log"
     log.unlink(missing_ok=True)
     try:
@@ -282,7 +283,7 @@ def test_the_early_program_gives_a_whole_card_or_nothing(
 def test_the_early_program_says_what_it_gave(tmp_path: Path) -> None:
     root = build(tmp_path / "sys", GIVEN)
     told = early(tmp_path, root, SPEC, stage="initramfs").splitlines()
-    mark = aboard.parse_cards(wanted_files(SPEC, bare())[CARDS][0])[0]
+    mark = aboard.parse_cards(wanted_files(SPEC, bare())[CARDS])[0]
     assert told == [f"tried initramfs {mark}", "gave 0000:02:00.0", "gave 0000:02:00.1"]
     assert overridden(root) == ["0000:02:00.0", "0000:02:00.1"]
 
@@ -378,20 +379,20 @@ def in_place(spec: Vfio, observed: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         **observed,
-        "files": {path: {"text": text, "mode": mode} for path, (text, mode) in wanted.items()},
+        "files": as_put(wanted, MODES),
         "enabled": True,
         "images": images,
-        "mark": aboard.parse_cards(wanted[CARDS][0])[0],
+        "mark": aboard.parse_cards(wanted[CARDS])[0],
     }
 
 
 def test_the_list_of_cards_is_read_back() -> None:
-    text = wanted_files(SPEC, bare())[CARDS][0]
+    text = wanted_files(SPEC, bare())[CARDS]
     mark, cards = aboard.parse_cards(text)
     assert cards == SPEC.named()
     assert len(mark) == 16
     assert [one["give"] for one in cards] == [False, True]
-    assert aboard.parse_cards(wanted_files(BY_IDS, bare())[CARDS][0])[1] == cards
+    assert aboard.parse_cards(wanted_files(BY_IDS, bare())[CARDS])[1] == cards
 
 
 def test_the_initramfs_only_where_it_holds_a_driver_of_the_cards(node: Path) -> None:
@@ -418,7 +419,7 @@ def test_by_ids_all_functions_are_claimed_before_their_drivers(node: Path) -> No
 
 def test_another_choice_is_another_mark() -> None:
     specs = (SPEC, BY_IDS, BOTH, ONLY_RIGHT)
-    marks = [aboard.parse_cards(wanted_files(one, bare())[CARDS][0])[0] for one in specs]
+    marks = [aboard.parse_cards(wanted_files(one, bare())[CARDS])[0] for one in specs]
     assert len({*marks}) == len(marks)
 
 
@@ -557,7 +558,7 @@ def test_a_card_that_is_not_certain_is_no_reason_to_boot(node: Path) -> None:
 def test_the_reasons_need_no_inventory(node: Path) -> None:
     root = build(node / "sys", TWINS)
     Path(aboard.CARDS).parent.mkdir(parents=True)
-    Path(aboard.CARDS).write_text(wanted_files(SPEC, bare())[CARDS][0])
+    Path(aboard.CARDS).write_text(wanted_files(SPEC, bare())[CARDS])
     assert len(aboard.reboot_reasons(aboard.observe(sys=str(root)))) == 2
 
 
@@ -567,7 +568,7 @@ def test_the_reasons_need_no_inventory(node: Path) -> None:
 def test_a_card_that_is_taken_back_waits_for_a_boot(node: Path) -> None:
     root = build(node / "sys", changed(TWINS, "0000:02:*", driver="vfio-pci"))
     Path(aboard.CARDS).parent.mkdir(parents=True)
-    Path(aboard.CARDS).write_text(wanted_files(SPEC, bare())[CARDS][0])
+    Path(aboard.CARDS).write_text(wanted_files(SPEC, bare())[CARDS])
     early(node, root, SPEC)
     before = aboard.observe(cards=[], sys=str(root))
     assert before["stale"] == ["0000:02:00.0", "0000:02:00.1"]
@@ -704,7 +705,7 @@ def test_the_hook_puts_all_of_it_into_an_initramfs_or_no_mark(
     text = text.replace("/usr/share/initramfs-tools/hook-functions", str(functions))
     hook = tmp_path / "hook"
     hook.write_text(text.replace(aboard.FOLDER, str(ours)))
-    cards = wanted_files(SPEC, bare())[CARDS][0]
+    cards = wanted_files(SPEC, bare())[CARDS]
     for name, content in (("cards", cards), ("early", "")):
         if name in there:
             (ours / name).write_text(content)
@@ -759,7 +760,7 @@ CARD = {
 }
 READY = in_place(SPEC, bare(cards=CARD, images=HELD))
 MARK = READY["mark"]
-CARDS_HASH = hashlib.sha256(READY["files"][CARDS]["text"].encode()).hexdigest()[:12]
+CARDS_HASH = READY["files"][CARDS]["sha256"][:12]
 WORDS: list[Words] = [
     (
         configuration,
@@ -769,7 +770,7 @@ WORDS: list[Words] = [
                 "files": {
                     **{path: one for path, one in READY["files"].items() if path != CARDS},
                     aboard.EARLY: {**READY["files"][aboard.EARLY], "mode": "644"},
-                    aboard.MODPROBE: {"text": "x", "mode": "644"},
+                    aboard.MODPROBE: own_files.as_put("x"),
                 },
                 "enabled": False,
                 "stale": ["0000:01:00.0"],
