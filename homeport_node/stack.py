@@ -27,6 +27,17 @@ PROJECT = "com.docker.compose.project"
 LABEL = "homeport.project"
 # Where a container sees the files that its program reads only when it starts, by their number.
 READS = "/homeport/reads"
+# What `docker update` can set, and no service of ours has.
+LIMITS = (
+    "Memory",
+    "MemorySwap",
+    "MemoryReservation",
+    "NanoCpus",
+    "CpuQuota",
+    "CpuShares",
+    "CpusetCpus",
+    "PidsLimit",
+)
 # The addresses, as /proc/net/tcp and tcp6 write them, that a socket on 127.0.0.1 collides with.
 LOOPBACK = {"0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F"}
 
@@ -99,7 +110,27 @@ def _describe(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[st
         "hash": labels.get("com.docker.compose.config-hash", ""),
         "image": container["Image"],
         "stale": stale(wanted, state["Pid"]) if running else [],
+        "by_hand": by_hand(container, wanted),
     }
+
+
+def by_hand(container: "dict[str, Any]", wanted: "dict[str, Any]") -> "list[str]":
+    """What somebody gave a container and Compose, which goes by a label, does not see, in words:
+    another restart policy, limits, networks."""
+    policy = container["HostConfig"].get("RestartPolicy") or {}
+    count = policy.get("MaximumRetryCount")
+    restart = f"{policy.get('Name') or 'no'}{f':{count}' if count else ''}"
+    limits = [name for name in LIMITS if container["HostConfig"].get(name) not in (None, 0, -1, "")]
+    networks = sorted((container.get("NetworkSettings") or {}).get("Networks") or {})
+    return [
+        *([f"the restart policy {restart}"] if restart != wanted["restart"] else []),
+        *([f"a limit of its own ({', '.join(limits)})"] if limits else []),
+        *(
+            [f"the networks {', '.join(networks) or 'none'}"]
+            if networks != [wanted["network"]]
+            else []
+        ),
+    ]
 
 
 def _foreign(containers: "list[dict[str, Any]]") -> "list[dict[str, str]]":
@@ -257,9 +288,10 @@ def _files() -> "list[str]":
 def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[str, Any]":
     """The project as it is; see `deploys.stack.facts.StackState` for an example.
 
-    `services` is {name: {"image", "ports", "files", "secrets", "reads", "volumes", "gpus"}}. An
-    empty `project` asks for what is there, by the header of the Compose file. `only` ("files",
-    "images", "unit" or "gpu_way") asks for that key alone: the whole calls Docker a dozen times.
+    `services` is {name: {"image", "ports", "files", "secrets", "reads", "volumes", "gpus",
+    "restart", "network"}}. An empty `project` asks for what is there, by the header of the Compose
+    file. `only` ("files", "images", "unit" or "gpu_way") asks for that key alone: the whole calls
+    Docker a dozen times.
     """
     references = sorted({service["image"] for service in services.values()})
     parts: dict[str, Callable[[], Any]] = {

@@ -56,6 +56,13 @@ def _why_recreate(state: dict[str, Any], image: str) -> str:
     return ""
 
 
+def _by_hand(wanted_hash: str, state: dict[str, Any] | None) -> str:
+    """Why Compose would leave, or start, a container that somebody changed, or ""."""
+    if state is None or state["hash"] != wanted_hash or not state["by_hand"]:
+        return ""
+    return f"was given {', '.join(state['by_hand'])} by hand"
+
+
 def _untried(
     stack: Stack, observed: dict[str, Any], stale_file: bool
 ) -> tuple[tuple[Service, Trial], ...]:
@@ -144,14 +151,18 @@ def difference(stack: Stack, observed: dict[str, Any]) -> Difference:
     up, recreate, waiting = {}, {}, []
     for service in stack.services:
         state = observed["services"].get(service.name)
-        reason = _why_up(observed["hashes"].get(service.name, ""), state)
-        if not reason and state is not None:
+        wanted_hash = observed["hashes"].get(service.name, "")
+        reason = _why_up(wanted_hash, state)
+        changed = _by_hand(wanted_hash, state)
+        if changed:
+            recreate[service.name] = changed
+        elif not reason and state is not None:
             again = _why_recreate(state, observed["images"][service.image.reference])
             if again:
                 recreate[service.name] = again
             elif state["health"] == "starting":
                 waiting.append(service.name)
-        if reason:
+        if reason and not changed:
             up[service.name] = reason
     if stale_file and not up:
         # The file is put right before this step runs; its hashes are read again then.

@@ -15,7 +15,8 @@ class StackState(NodeFact):
      "images": {"ghcr.io/…@sha256:…": "sha256:… of the image here, or empty"},
      "services": {"llama-server": {"id": "…", "status": "running", "health": "healthy",
                   "exit_code": 0, "hash": "…", "image": "sha256:…",
-                  "stale": ["paths that changed since the start"]}},
+                  "stale": ["paths that changed since the start"],
+                  "by_hand": ["the restart policy no"]}},
      "extra": [{"id": "…", "name": "project/service"}],
      "foreign": [{"name": "iona-web-1", "directory": "/home/x/iona"}],
      "volumes": {"open-webui": {"ours": true, "users": ["running containers of others"]}},
@@ -45,6 +46,8 @@ def arguments(stack: Stack | None) -> dict[str, Any]:
             "reads": list(service.reads),
             "volumes": [volume.name for volume in service.volumes],
             "gpus": [gpu.uuid for gpu in service.gpus],
+            "restart": service.restart,
+            "network": f"{stack.project}_default",  # as Compose calls it
         }
         for service in stack.services
     }

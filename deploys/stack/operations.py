@@ -89,7 +89,7 @@ def provide(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringComman
 def compose_file(stack: Stack) -> Generator[Any, None, None]:
     """The Compose file is as the inventory says, its GPUs as the node's Docker hands them over."""
     text = render(stack, gpu_way(_observe(stack, "gpu_way")))
-    yield from own_files.put(COMPOSE_FILE, text)
+    yield from own_files.write._inner(COMPOSE_FILE, text)
 
 
 @operation()

@@ -76,6 +76,7 @@ def running(name: str, **changes: Any) -> dict[str, Any]:
         "hash": f"hash-{name}",
         "image": f"id-{name}",
         "stale": [],
+        "by_hand": [],
     }
     return {**state, **changes}
 
@@ -126,6 +127,21 @@ CASES: dict[str, tuple[dict[str, Any], Difference]] = {
     "file replaced": (
         with_engine(stale=["/srv/models/m"]),
         Difference(recreate={"engine": "started before /srv/models/m changed"}),
+    ),
+    "changed by hand": (
+        with_engine(by_hand=["the restart policy no", "the networks bridge"]),
+        Difference(
+            recreate={"engine": "was given the restart policy no, the networks bridge by hand"}
+        ),
+    ),
+    "changed by hand and stopped": (
+        with_engine(by_hand=["the restart policy no"], status="exited"),
+        Difference(recreate={"engine": "was given the restart policy no by hand"}),
+    ),
+    # Compose makes it anew for that.
+    "changed by hand and another configuration": (
+        with_engine(by_hand=["the restart policy no"], hash="old"),
+        Difference(up={"engine": "has another configuration"}),
     ),
     "unhealthy": (with_engine(health="unhealthy"), Difference(recreate={"engine": "is unhealthy"})),
     "crash loop": (
@@ -597,6 +613,40 @@ def labelled(name: str, **labels: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("host", "networks", "words"),
+    [
+        ({}, {"iona_default": {}}, []),
+        (
+            {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}},
+            None,
+            ["the restart policy no"],
+        ),
+        ({"RestartPolicy": {"Name": ""}}, None, ["the restart policy no"]),
+        (
+            {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
+            None,
+            ["the restart policy on-failure:3"],
+        ),
+        ({"Memory": 1 << 29, "MemorySwap": -1}, None, ["a limit of its own (Memory)"]),
+        ({"NanoCpus": 1, "PidsLimit": 9}, None, ["a limit of its own (NanoCpus, PidsLimit)"]),
+        ({"Memory": 0, "PidsLimit": None, "CpusetCpus": ""}, None, []),
+        ({}, {}, ["the networks none"]),
+        ({}, {"iona_default": {}, "bridge": {}}, ["the networks bridge, iona_default"]),
+    ],
+)
+def test_what_was_changed_by_hand(
+    host: dict[str, Any], networks: dict[str, Any] | None, words: list[str]
+) -> None:
+    policy = {"Name": "unless-stopped", "MaximumRetryCount": 0}
+    container = {
+        "HostConfig": {"RestartPolicy": policy, **host},
+        "NetworkSettings": {"Networks": {"iona_default": {}} if networks is None else networks},
+    }
+    asked = arguments(STACK)["services"]["engine"]
+    assert aboard.by_hand(container, asked) == words
+
+
 def test_what_others_made_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = labelled("a", **{"project": "old", "service": "ui", "project.working_dir": DIRECTORY})
     copy = labelled("b", **{"project": "iona", "service": "ui", "project.working_dir": "/tmp"})
@@ -615,6 +665,7 @@ def test_what_others_made_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
     }
     monkeypatch.setattr(aboard, "run", lambda *words, **_: found.get(words[1], Ran(1, "", "")))
     asked = {"image": "x", "ports": [], "files": {}, "secrets": [], "reads": []}
+    asked |= {"restart": "no", "network": "iona_default"}
     seen = aboard.observe("iona", {"ui": {**asked, "volumes": ["ui-data"]}})
     assert seen["foreign"] == [{"name": "c", "directory": "/home"}]
     assert seen["services"]["ui"]["id"] == "id-b"
