@@ -68,15 +68,16 @@ def merged(
 ) -> "tuple[dict[str, Any], dict[str, Any]]":
     """daemon.json and our record of it as they ought to be: (configuration, record).
 
-    The record is {"ours": {path: value}}: what we set. What somebody else set is not overruled,
-    see `YIELDS_TO`. A path that is not wanted any more is taken out, unless it was edited since:
-    then it is left as it is.
+    The record is {"ours": {path: value}}: what we set, and what was as wanted already, so that one
+    that was lost comes back. What somebody else set is not overruled, see `YIELDS_TO`. A path that
+    is not wanted any more is taken out, unless it was edited since: then it is left as it is.
     """
     ours = dict(record.get("ours", {}))
     result = dict(current)
     for path in ours.keys() - wanted.keys():
         if get(result, path) == ours.pop(path):
             result = put(result, path, MISSING)
+    ours |= {path: value for path, value in wanted.items() if get(result, path) == value}
     theirs = {
         path
         for path in {*wanted, *(other for others in YIELDS_TO.values() for other in others)}
@@ -86,7 +87,8 @@ def merged(
         if path in ours or not theirs & {path, *YIELDS_TO.get(path, ())}:
             result = put(result, path, value)
             ours[path] = value
-    return result, ({"ours": ours} if ours else {})
+    # Written even where nothing is ours: so one that is not there was lost.
+    return result, ({"ours": ours} if ours or wanted else {})
 
 
 def load(path: Path) -> "dict[str, Any]":
@@ -246,8 +248,11 @@ def daemon(wanted: "dict[str, Any]") -> "dict[str, Any]":
         "differs": sorted(differs),
         "there": {
             path: shown(path, get(current, path), wanted.get(path))
-            for path in differs
             if path != "record"
+            else "something else"
+            if record
+            else "no such file"
+            for path in differs
         },
         "not_running": sorted(stale),
         "pools": pools(config),

@@ -37,11 +37,11 @@ def rules(wanted: str, observed: dict[str, Any]) -> Pair:
 def daemon_json(wanted: dict[str, Any], daemon: dict[str, Any]) -> Iterator[Pair]:
     """Of daemon.json: our paths in it, with what the node is ready to tell of them."""
     for path in daemon["differs"]:
+        there = daemon.get("there", {}).get(path, "not known")
         if path == "record":
-            yield Pair(f"{RECORD}: what Homeport set in {DAEMON_JSON}", "something else")
+            yield Pair(f"{RECORD}: what Homeport set in {DAEMON_JSON}", there)
             continue
         value = json.dumps(wanted[path]) if path in wanted else "not set by Homeport"
-        there = daemon.get("there", {}).get(path, "not known")
         yield Pair(f"{DAEMON_JSON}: {path} {value}", there)
 
 

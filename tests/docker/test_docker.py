@@ -195,6 +195,34 @@ def test_merge_writes_then_agrees(on_disk: Path) -> None:
     assert aboard.daemon(WANTED)["differs"] == []
 
 
+@pytest.mark.parametrize("edit", [{}, dict.fromkeys(("bip", "log-driver", "log-opts"), "x")])
+def test_a_record_that_was_lost_is_seen_and_comes_back(on_disk: Path, edit: dict[str, Any]) -> None:
+    assert aboard.merge(WANTED) is None
+    config = aboard.load(aboard.DAEMON_JSON)
+    aboard.replace(aboard.DAEMON_JSON, {**config, **edit})
+    aboard.RECORD.unlink()
+    seen = aboard.daemon(WANTED)
+    assert seen["differs"] == ["record"]
+    assert seen["there"] == {"record": "no such file"}
+    assert aboard.merge(WANTED) is None
+    # What was edited meanwhile cannot be told from what somebody else set.
+    assert aboard.load(aboard.RECORD)["ours"].keys() == WANTED.keys() - edit.keys()
+    assert aboard.daemon(WANTED)["differs"] == []
+    assert aboard.take_back() is None
+
+
+def test_a_record_without_anything_of_ours_is_one_too(on_disk: Path) -> None:
+    theirs = {"bip": "10.0.0.1/24", "default-address-pools": [], "features": {"cdi": False}}
+    aboard.replace(aboard.DAEMON_JSON, {**theirs, "log-driver": "x", "log-opts": {}})
+    for lost in (False, True):
+        assert aboard.merge(WANTED) is None
+        assert aboard.daemon(WANTED)["differs"] == []
+        assert aboard.load(aboard.RECORD) == {"ours": {}}
+        if not lost:
+            aboard.RECORD.unlink()
+            assert aboard.daemon(WANTED)["differs"] == ["record"]
+
+
 def test_a_file_that_is_not_json_is_left_as_it_is(on_disk: Path) -> None:
     aboard.DAEMON_JSON.parent.mkdir()
     aboard.DAEMON_JSON.write_text("{,}")
@@ -251,7 +279,8 @@ def test_a_restart_is_due_for_our_paths_only(on_disk: Path) -> None:
 def test_a_docker_that_was_there_before_runs_what_was_on_the_disk(on_disk: Path) -> None:
     aboard.DAEMON_JSON.parent.mkdir()
     aboard.DAEMON_JSON.write_text(json.dumps({**WANTED, "features": {"cdi": True}}))
-    assert aboard.daemon(WANTED)["differs"] == aboard.daemon(WANTED)["not_running"] == []
+    assert aboard.daemon(WANTED)["differs"] == ["record"]
+    assert aboard.daemon(WANTED)["not_running"] == []
     aboard.RECORD.parent.mkdir()
     aboard.RECORD.write_text(json.dumps({"ours": WANTED}))
     assert aboard.daemon(WANTED)["not_running"] == []
@@ -686,9 +715,9 @@ WORDS: list[Words] = [
     ),
     (
         deploy.configuration,
-        [_but(daemon={"differs": ["record"]})],
+        [_but(daemon={"differs": ["record"], "there": {"record": "no such file"}})],
         CONFIGURATION,
-        [(f"/var/lib/homeport/docker.json: what Homeport set in {JSON}", "something else")],
+        [(f"/var/lib/homeport/docker.json: what Homeport set in {JSON}", "no such file")],
     ),
     (
         deploy.without_cdi_as_well,
