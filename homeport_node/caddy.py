@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -51,6 +52,7 @@ def observe(
         "foreign": foreign_listeners(unit["pid"]),
         "untrusted": _untrusted(names, root_crt) if running is not None else [],
         "root_sha256": _fingerprint(root_crt),
+        "exposed": exposed(Path(root_crt).parent),
     }
 
 
@@ -170,6 +172,22 @@ def _fingerprint(path: str) -> str:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text.strip())).hexdigest()
     except ValueError:
         return ""
+
+
+def exposed(authority: Path) -> "list[str]":
+    """The keys of the CA in the folder `authority` that are not for Caddy's user alone: whoever has
+    one makes certificates that this network trusts."""
+    try:
+        owner = pwd.getpwnam("caddy").pw_uid
+    except KeyError:
+        return []
+    found = []
+    for path in (authority / "root.key", authority / "intermediate.key"):
+        with suppress(OSError):  # there is none yet
+            status = path.stat()
+            if status.st_uid != owner or status.st_mode & 0o477 != 0o400:
+                found.append(str(path))
+    return found
 
 
 def _untrusted(names: "list[str]", root_crt: str) -> "list[str]":

@@ -10,7 +10,7 @@ from homeport.differs import Pair, listed
 from homeport.observe import NodeFact
 
 Observed = Mapping[str, Any]
-Step = Literal["unmask", "daemon-reload", "enable", "reissue", "restart", "reload"]
+Step = Literal["unmask", "daemon-reload", "enable", "protect", "reissue", "restart", "reload"]
 
 
 class CaddyState(NodeFact):
@@ -21,13 +21,13 @@ class CaddyState(NodeFact):
      "active", "enabled": "enabled", "need_reload": false, "dropins": ["…"], "start": "…",
      "pid": 354, "command": ["/usr/bin/caddy", "run", "--config", "…"]}, "current": true,
      "adapt_error": "", "foreign": [{"port": 80, "pid": 7, "program": "nginx", "unit": "…"}],
-     "untrusted": [], "root_sha256": "64 hex digits"}
+     "untrusted": [], "root_sha256": "64 hex digits", "exposed": []}
 
     `current` is whether the running configuration is what Caddy makes of the file on disk; None
     when one of the two cannot be had. `untrusted` are those of the `names` asked about whose
     certificate, as served, does not lead to the CA's root on disk. `root_sha256` is the
-    fingerprint of the CA's certificate, "" when there is none yet. Without python3 on the node
-    the answer is {}.
+    fingerprint of the CA's certificate, "" when there is none yet. `exposed` are those of the CA's
+    keys that are not for Caddy's user alone. Without python3 on the node the answer is {}.
     """
 
     stem = "caddy"
@@ -101,6 +101,8 @@ def service_steps(observed: Observed, config_sha256: str) -> tuple[Step, ...]:
         steps.append("daemon-reload")
     if unit.get("enabled") != "enabled":
         steps.append("enable")
+    if observed.get("exposed"):
+        steps.append("protect")
     # Another process than the drop-in's cannot be told to reload into it.
     ours = unit.get("active") == "active" and CONFIG in unit.get("command", ())
     config = observed.get("config") or {}
@@ -126,6 +128,10 @@ def service_words(steps: tuple[Step, ...], observed: Observed) -> Iterator[Pair]
         "unmask": Pair("not masked", "masked"),
         "daemon-reload": Pair(f"loaded with {DROPIN}", "systemd has not read that"),
         "enable": Pair("enabled", unit.get("enabled") or "not there"),
+        "protect": Pair(
+            "the CA's keys: for its user alone",
+            f"{listed(observed.get('exposed', ()))}: another mode or owner",
+        ),
         "reissue": Pair(
             f"certificates that lead to {root}",
             lost if observed.get("root_sha256") else "no such root",

@@ -46,6 +46,8 @@ COMMANDS: dict[Step, str] = {
     "unmask": "systemctl unmask caddy.service; systemctl unmask --runtime caddy.service",
     "daemon-reload": "systemctl daemon-reload",
     "enable": "systemctl enable --quiet caddy.service",
+    "protect": f"for key in {CA_DIRECTORY}/root.key {CA_DIRECTORY}/intermediate.key; do "
+    '[ ! -e "$key" ] || { chown caddy:caddy "$key" && chmod 600 "$key"; } || exit 1; done',
     # Only the root is precious: what it signed is made anew at the next start.
     "reissue": "systemctl stop caddy.service; "
     f"rm -rf {LEAVES} {CA_DIRECTORY}/intermediate.crt {CA_DIRECTORY}/intermediate.key; {START}",

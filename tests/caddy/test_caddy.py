@@ -1,6 +1,10 @@
 """Caddy at the desk: the spec's rules, the Caddyfile's text, and the differences as cases."""
 
+import os
+import pwd
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,7 +54,9 @@ GOOD: dict[str, Any] = {
     "foreign": [],
     "untrusted": [],
     "root_sha256": "ab" * 32,
+    "exposed": [],
 }
+ROOT_KEY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.key"
 BARE_UNIT = {
     "load": "not-found",
     "active": "inactive",
@@ -149,6 +155,7 @@ def test_the_caddyfile_neither_buffers_nor_cuts_streams() -> None:
             ("daemon-reload", "restart"),
         ),
         (but(root_sha256=""), ("reissue",)),
+        (but(exposed=[ROOT_KEY]), ("protect",)),
         (but(untrusted=[UI.name]), ("reissue",)),
         # A name that is not loaded yet cannot have a certificate: that is no reason to reissue.
         (but(untrusted=[UI.name], current=False), ("reload",)),
@@ -208,6 +215,22 @@ def test_another_drop_in_that_wins_is_named(observed: dict[str, Any], refused: b
     if reason:
         assert OVERRIDE in reason[0]
         assert DROPIN not in reason[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "theirs", "found"),
+    [(0o600, False, 0), (0o400, False, 0), (0o644, False, 1), (0o000, False, 1), (0o600, True, 1)],
+)
+def test_a_key_of_the_ca_that_others_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, theirs: bool, found: int
+) -> None:
+    owner = SimpleNamespace(pw_uid=os.getuid() + theirs)
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: owner)
+    assert aboard.exposed(tmp_path) == []
+    key = tmp_path / "root.key"
+    key.touch()
+    key.chmod(mode)
+    assert aboard.exposed(tmp_path) == [str(key)][:found]
 
 
 def test_what_could_not_be_served_is_said() -> None:
@@ -372,6 +395,17 @@ WORDS: list[Words] = [
             ("caddy.service: not masked", "masked"),
             ("caddy.service: enabled", "masked"),
             (f"caddy.service: runs {CONFIG}", "inactive"),
+        ],
+    ),
+    (
+        operations.serve,
+        [but(exposed=[ROOT_KEY])],
+        SERVED,
+        [
+            (
+                "caddy.service: the CA's keys: for its user alone",
+                f"{ROOT_KEY}: another mode or owner",
+            )
         ],
     ),
     (
