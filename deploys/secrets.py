@@ -43,7 +43,6 @@ from homeport.observe import NodeFact, act
 from homeport.refuse import refuse
 from homeport.spec import Spec, fail
 from homeport_node import secrets as aboard
-from homeport_node.common import SECRETS
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 COMMAND_TIMEOUT = 120  # seconds: time to type a passphrase
@@ -118,7 +117,8 @@ class Secrets(Spec):
 
 
 class SecretsState(NodeFact):
-    """{"directory": "700", "files": {"llama_server.api_key": {"mode": "600", …}}, …}"""
+    """{"directories": {"/etc/homeport/secrets": "mode 700, owner 0:0", …},
+    "files": {"llama_server.api_key": {"mode": "600", …}}, …}"""
 
     stem = "secrets"
 
@@ -177,7 +177,7 @@ class Difference:
 def difference(spec: Secrets, values: dict[str, Value], same: set[str], seen: Any) -> Difference:
     """What to do, from the observed state; `same` are given secrets that the node holds already."""
     files = seen.get("files", {})
-    untidy = seen.get("directory") != "700" or bool(seen.get("leftovers"))
+    untidy = any(directory_words(seen)) or bool(seen.get("leftovers"))
     make, place, problems = [], [], []
     for secret in spec.wanted:
         name = secret.name
@@ -201,11 +201,18 @@ def difference(spec: Secrets, values: dict[str, Value], same: set[str], seen: An
     return Difference(untidy, tuple(make), tuple(place), tuple(problems))
 
 
+def directory_words(seen: Any) -> Iterator[Pair]:
+    """What differs of the directories, which are root's."""
+    for path, mode in aboard.DIRECTORIES.items():
+        wanted = f"mode {mode:o}, owner 0:0"
+        there = seen.get("directories", {}).get(path)
+        if there != wanted:
+            yield Pair(f"{path}: {wanted}", there or "no such directory")
+
+
 def words(spec: Secrets, todo: Difference, seen: Any) -> Iterator[Pair]:
     """What differs: modes, owners, names and paths."""
-    if seen.get("directory") != "700":
-        mode = seen.get("directory")
-        yield Pair(f"{SECRETS}: mode 700", f"mode {mode}" if mode else "no such directory")
+    yield from directory_words(seen)
     for path in seen.get("leftovers", ()):
         yield Pair(f"{path}: no such file", "left by a run that was interrupted")
     for secret in spec.wanted:

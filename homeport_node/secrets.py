@@ -17,6 +17,8 @@ from typing import Any
 
 from homeport_node.common import SECRETS
 
+# What is to be root's, and how; whoever writes to the first can replace the second.
+DIRECTORIES = {"/etc/homeport": 0o755, SECRETS: 0o700}
 UPLOADS = "/tmp/.homeport-secret-"
 
 # RFC 3526, section 3; the generator is 2.
@@ -63,6 +65,15 @@ def describe(path: str) -> "dict[str, Any] | None":
     }
 
 
+def _directory(path: str) -> "str | None":
+    """ "mode 700, owner 0:0" of the directory at `path`; None when there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  # where a link leads to one, that counts
+    except OSError:
+        return None
+    return f"mode {stat.S_IMODE(status.st_mode):o}, owner {status.st_uid}:{status.st_gid}"
+
+
 def _leftovers() -> "list[str]":
     """What an interrupted run left: half-written files, and uploads of ours."""
     found = [str(path) for path in Path(SECRETS).glob(".*.new")]
@@ -91,9 +102,8 @@ def observe(names: "list[str]", given: "list[str]", peer: str) -> "dict[str, Any
         value = _bytes_of(f"{SECRETS}/{name}")
         if value:
             proofs[name] = prove(private, peer, name, value)
-    directory = describe(SECRETS)
     return {
-        "directory": directory and directory["mode"],
+        "directories": {path: _directory(path) for path in DIRECTORIES},
         "files": {name: describe(f"{SECRETS}/{name}") for name in names},
         "leftovers": _leftovers(),
         "public": public_key(private),
@@ -124,10 +134,10 @@ def _write(name: str, value: bytes, replace: bool) -> None:
 
 def _prepare() -> None:
     os.umask(0o077)
-    for path in ("/etc/homeport", SECRETS):
+    for path, mode in DIRECTORIES.items():
         Path(path).mkdir(parents=True, exist_ok=True)
         os.chown(path, 0, 0)
-        Path(path).chmod(0o700 if path == SECRETS else 0o755)
+        Path(path).chmod(mode)
 
 
 def tidy(names: "list[str]") -> "str | None":

@@ -28,8 +28,14 @@ SPEC = Secrets(wanted=(Secret(name=KEY),))
 GIVEN = Secrets(wanted=(Secret(name=KEY),), given={KEY: from_env("KEY")})
 
 
+ABOVE, FOLDER = "/etc/homeport", "/etc/homeport/secrets"
+WHOLE = {ABOVE: "mode 755, owner 0:0", FOLDER: "mode 700, owner 0:0"}
+OPEN = {"directories": {**WHOLE, ABOVE: "mode 777, owner 0:0"}}
+THEIRS = {"directories": {**WHOLE, FOLDER: "mode 700, owner 1000:0"}}
+
+
 def seen(**changes: Any) -> dict[str, Any]:
-    return {"directory": "700", "files": {KEY: {**GOOD, **changes}}, "leftovers": []}
+    return {"directories": WHOLE, "files": {KEY: {**GOOD, **changes}}, "leftovers": []}
 
 
 CASES: dict[str, tuple[Secrets, dict[str, Value], set[str], dict[str, Any], Difference]] = {
@@ -39,13 +45,14 @@ CASES: dict[str, tuple[Secrets, dict[str, Value], set[str], dict[str, Any], Diff
         SPEC,
         {},
         set(),
-        {"directory": "700", "files": {KEY: None}},
+        {"directories": WHOLE, "files": {KEY: None}},
         Difference(make=(KEY,)),
     ),
     "empty": (SPEC, {}, set(), seen(size=0), Difference(make=(KEY,))),
     "readable by others": (SPEC, {}, set(), seen(mode="644"), Difference(untidy=True)),
     "owned by another": (SPEC, {}, set(), seen(uid=1000), Difference(untidy=True)),
-    "open directory": (SPEC, {}, set(), {**seen(), "directory": "755"}, Difference(untidy=True)),
+    "open directory": (SPEC, {}, set(), {**seen(), **OPEN}, Difference(untidy=True)),
+    "directory of another": (SPEC, {}, set(), {**seen(), **THEIRS}, Difference(untidy=True)),
     "half-written file": (
         SPEC,
         {},
@@ -60,7 +67,7 @@ CASES: dict[str, tuple[Secrets, dict[str, Value], set[str], dict[str, Any], Diff
         GIVEN,
         {KEY: Value()},
         set(),
-        {"directory": "700", "files": {}},
+        {"directories": WHOLE, "files": {}},
         Difference(problems=(f"secret {KEY}: $KEY is not set, and the node has no such secret",)),
     ),
     "given, failed": (
@@ -172,6 +179,28 @@ def test_a_source_that_fails_says_nothing_of_the_node(source: str, at_desk: bool
     assert refusal.at_desk is at_desk
 
 
+def test_the_directories_are_seen_and_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above, folder = tmp_path / "homeport", tmp_path / "homeport/secrets"
+    monkeypatch.setattr(aboard, "DIRECTORIES", {str(above): 0o755, str(folder): 0o700})
+    monkeypatch.setattr(aboard, "SECRETS", str(folder))
+    monkeypatch.setattr(aboard, "UPLOADS", str(tmp_path / "upload-"))
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    before = os.umask(0o022)
+    try:
+        assert aboard.observe([], [], "")["directories"] == {str(above): None, str(folder): None}
+        above.mkdir(mode=0o700)
+        assert aboard.tidy([]) is None
+    finally:
+        os.umask(before)
+    mine = f"owner {os.getuid()}:{above.stat().st_gid}"
+    assert aboard.observe([], [], "")["directories"] == {
+        str(above): f"mode 755, {mine}",
+        str(folder): f"mode 700, {mine}",
+    }
+
+
 # What drift says --------------------------------------------------------------------------------
 
 SAID = f"secret {KEY}: "
@@ -181,13 +210,19 @@ WORDS: list[Words] = [
     (ensure, [seen(mode="644")], {"spec": SPEC}, [(f"{SAID}mode 600", "mode 644")]),
     (
         ensure,
-        [{**seen(uid=1000, gid=7), "directory": "755", "leftovers": ["/tmp/x"]}],
+        [{**seen(uid=1000, gid=7), **OPEN, "leftovers": ["/tmp/x"]}],
         {"spec": SPEC},
         [
-            ("/etc/homeport/secrets: mode 700", "mode 755"),
+            ("/etc/homeport: mode 755, owner 0:0", "mode 777, owner 0:0"),
             ("/tmp/x: no such file", "left by a run that was interrupted"),
             (f"{SAID}owner 0:0", "owner 1000:7"),
         ],
+    ),
+    (
+        ensure,
+        [{**seen(), **THEIRS}],
+        {"spec": SPEC},
+        [("/etc/homeport/secrets: mode 700, owner 0:0", "mode 700, owner 1000:0")],
     ),
     (ensure, [seen(regular=False)], {"spec": SPEC}, [(f"{SAID}a regular file", "something else")]),
     (ensure, [seen(size=0)], {"spec": SPEC}, [(f"{SAID}made on the node", "an empty file")]),
@@ -196,7 +231,8 @@ WORDS: list[Words] = [
         [{}],
         {"spec": SPEC},
         [
-            ("/etc/homeport/secrets: mode 700", "no such directory"),
+            ("/etc/homeport: mode 755, owner 0:0", "no such directory"),
+            ("/etc/homeport/secrets: mode 700, owner 0:0", "no such directory"),
             (f"{SAID}made on the node", "no such file"),
         ],
     ),
