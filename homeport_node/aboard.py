@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,30 @@ SEAL = "sealed"
 
 
 def fingerprint(directory: str | Path) -> str:
-    """A hash over the path, size and modification time of every file under `directory`.
+    """A hash over the path, size, modification time, mode and owner of every file under
+    `directory`, and over mode and owner of the folders, with the one that `directory` is in.
 
-    It finds what was removed, added, truncated or edited since, and costs one stat per file.
-    Compiled bytecode is left out, because running a program adds it, and so is the seal itself.
+    It finds what was removed, added, truncated or edited since, or opened to others, and costs one
+    stat per file. Compiled bytecode is left out, because running a program adds it, and so is the
+    seal itself.
     """
     digest = hashlib.sha256()
     root = str(directory)
+    digest.update(_access(os.stat(f"{root}/..")))  # noqa: PTH116
     for folder, folders, names in os.walk(root):
+        digest.update(_access(os.lstat(folder)))
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         for name in sorted(names):
             path = f"{folder}/{name}"[len(root) + 1 :]
             if path != SEAL:
                 status = os.lstat(f"{root}/{path}")
-                digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+                digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+                digest.update(_access(status))
     return digest.hexdigest()
+
+
+def _access(status: os.stat_result) -> bytes:
+    return f"{stat.S_IMODE(status.st_mode):o}\0{status.st_uid}\n".encode()
 
 
 def _whole(version: Path) -> bool:

@@ -146,6 +146,12 @@ def test_the_seal_finds_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (version / "lib" / "__pycache__").mkdir()
     (version / "lib" / "__pycache__" / "a.pyc").write_text("compiled")
     assert node.observe(str(tmp_path))["versions"] == {"0.1.0-x": True}
+    for opened in (tmp_path, version, version / "lib", version / "lib" / "a.py"):
+        mode = opened.stat().st_mode
+        opened.chmod(mode | 0o002)
+        assert node.observe(str(tmp_path))["versions"] == {"0.1.0-x": False}, opened
+        opened.chmod(mode)
+    assert node.observe(str(tmp_path))["versions"] == {"0.1.0-x": True}
     (version / "lib" / "b.py").write_text("b")
     assert node.observe(str(tmp_path))["versions"] == {"0.1.0-x": False}
     (version / "lib" / "b.py").unlink()
