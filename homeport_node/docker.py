@@ -412,7 +412,9 @@ def observe(
     Docker takes its networks from; "networks" is None while Docker does not run; "foreign" are
     other people's running containers.
     """
-    state = units(["docker.service", "homeport-docker-guard.service", "nftables.service"])
+    names = ["docker.service", "homeport-docker-guard.service", "nftables.service"]
+    # What docker.service needs to start: masked while it runs, they are missed at the next boot.
+    state = units([*names, "docker.socket", "containerd.service"])
     # Asking a stopped Docker would start it, by its socket.
     active = state.get("docker.service", {}).get("active")
     networks = ask("/networks") if active else None

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 from homeport_node.common import read, sha256_file
 
 SPEC = "/etc/homeport/hf_models.json"
+MODE = 0o644  # engines do not run as root
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Document = dict[str, Any]
 
@@ -46,7 +48,7 @@ def manifests(directory: str, name: str) -> dict[str, Document]:
 
 
 def fault(path: Path, record: Document) -> str:
-    """What a look at its size and time finds wrong with a file; "" when nothing."""
+    """What a look at its size, time and mode finds wrong with a file; "" when nothing."""
     try:
         status = path.stat()
     except OSError:
@@ -55,7 +57,10 @@ def fault(path: Path, record: Document) -> str:
         return f"{status.st_size} bytes instead of {record['size']}"
     if record["mtime_ns"] is None:
         return "not verified"
-    return "" if status.st_mtime_ns == record["mtime_ns"] else "touched since it was verified"
+    if status.st_mtime_ns != record["mtime_ns"]:
+        return "touched since it was verified"
+    mode = stat.S_IMODE(status.st_mode)
+    return "" if mode & 0o446 == 0o444 else f"mode {mode:o} instead of {MODE:o}"
 
 
 def faults(directory: str, name: str, commit: str, manifest: Document) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node.hf_models import (
+    MODE,
     Document,
     chosen,
     fault,
@@ -127,6 +128,8 @@ class Plan:
                     f"{LARGEST} bytes over HTTP: choose a variant that is split into parts"
                 )
             whole, part = self.folder / path, self.partial / path
+            if whole.is_file():
+                whole.chmod(MODE)
             if not fault(whole, record) or self.verified(whole, path, record):
                 continue
             if not (record["sha256"] and self.twin(record)):
@@ -174,7 +177,7 @@ class Plan:
         got = sha256_progress(part, what, record["size"])
         if size == record["size"] and got == (wanted or got):
             record["sha256"] = got
-            part.chmod(0o644)
+            part.chmod(MODE)
             return
         part.unlink()
         if resumed:

@@ -13,6 +13,8 @@ DISTRIBUTIONS = {
 DOCKER_COM = ("docker-ce", "docker-ce-cli", "docker-compose-plugin")
 GUARD = "nftables"
 RESTART = "systemctl restart docker.service"
+# Units without which the engine does not run, or not at the next boot.
+NEEDED = ("docker.service", "docker.socket", "containerd.service")
 EVERY = sorted({GUARD, *DOCKER_COM, *(name for names in DISTRIBUTIONS.values() for name in names)})
 
 
@@ -29,11 +31,13 @@ def packages(os_release: dict[str, str], installed: dict[str, str]) -> tuple[str
 
 def engine_commands(observed: dict[str, Any]) -> list[str]:
     """What brings the engine to run, enabled, with the configuration that is on the disk."""
-    unit = observed.get("units", {}).get("docker.service", {})
+    units = observed.get("units", {})
+    unit = units.get("docker.service", {})
     commands = []
-    if unit.get("masked"):
-        commands.append("systemctl unmask docker.service")
-        commands.append("systemctl unmask --runtime docker.service")
+    for name in NEEDED:
+        if units.get(name, {}).get("masked"):
+            commands.append(f"systemctl unmask {name}")
+            commands.append(f"systemctl unmask --runtime {name}")
     if unit.get("stale"):
         commands.append("systemctl daemon-reload")
     if not unit.get("enabled"):

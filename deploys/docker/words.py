@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from deploys.docker import guard
+from deploys.docker.engine import NEEDED
 from homeport.differs import Pair, content, listed
 from homeport.own_files import as_put, sha256, words
 from homeport_node.docker import DAEMON_JSON, RECORD, RULES
@@ -48,12 +49,13 @@ def daemon_json(wanted: dict[str, Any], daemon: dict[str, Any]) -> Iterator[Pair
 def running(observed: dict[str, Any]) -> Iterator[Pair]:
     """Of the units, the rules in the kernel, and what Docker was started with."""
     units = observed.get("units", {})
+    for name in NEEDED:
+        if units.get(name, {}).get("masked"):
+            yield Pair(f"{name}: not masked", "masked")
     for name in (guard.GUARD_UNIT, NFTABLES, DOCKER):
         unit = units.get(name, {})
         if unit.get("stale"):
             yield Pair(f"{name}: loaded as on the disk", "an older one is loaded")
-        if unit.get("masked") and name == DOCKER:
-            yield Pair(f"{name}: not masked", "masked")
         for state in ("enabled", "active") if name != NFTABLES else ():
             if not unit.get(state):
                 yield Pair(f"{name}: {state}", f"not {state}")

@@ -348,6 +348,15 @@ def test_engine(unit: dict[str, bool], not_running: list[str], commands: list[st
     assert engine_commands(observed) == commands
 
 
+@pytest.mark.parametrize("name", ["docker.socket", "containerd.service"])
+def test_what_docker_would_miss_at_the_next_boot_is_unmasked(name: str) -> None:
+    observed = {"units": {"docker.service": GOOD, name: {**GOOD, "masked": True}}}
+    assert engine_commands(observed) == [
+        f"systemctl unmask {name}",
+        f"systemctl unmask --runtime {name}",
+    ]
+
+
 def test_a_stopped_engine_is_started_once() -> None:
     observed = {
         "units": {"docker.service": {**GOOD, "active": False}},
@@ -736,12 +745,18 @@ WORDS: list[Words] = [
         [_but(units={"docker.service": STOPPED, GUARD_UNIT: {**GOOD, "enabled": False}})],
         {"spec": SPEC},
         [
+            ("docker.service: not masked", "masked"),
             (f"{GUARD_UNIT}: enabled", "not enabled"),
             ("docker.service: loaded as on the disk", "an older one is loaded"),
-            ("docker.service: not masked", "masked"),
             ("docker.service: enabled", "not enabled"),
             ("docker.service: active", "not active"),
         ],
+    ),
+    (
+        deploy.running,
+        [_but(units={"docker.socket": {**GOOD, "masked": True}}), AS_WANTED],
+        {"spec": SPEC},
+        [("docker.socket: not masked", "masked")],
     ),
     (
         deploy.running,

@@ -195,6 +195,21 @@ def test_a_touched_file_that_is_whole_is_not_downloaded(hub: SmallHub, tmp_path:
     assert observed(tmp_path)["models"]["gemma"][OLD]["faults"] == {}
 
 
+@pytest.mark.parametrize(("mode", "shown"), [(0, "mode 0 "), (0o600, "mode 600 "), (0o666, "666")])
+def test_a_file_that_engines_cannot_read_or_all_may_write(
+    hub: SmallHub, tmp_path: Path, mode: int, shown: str
+) -> None:
+    hf_models_sync.sync(wanted(hub, tmp_path))
+    path = tmp_path / "gemma" / OLD / "x.gguf"
+    path.chmod(mode)
+    assert shown in observed(tmp_path)["models"]["gemma"][OLD]["faults"]["x.gguf"]
+    given = hub.given
+    hf_models_sync.sync(wanted(hub, tmp_path))
+    assert hub.given == given
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert observed(tmp_path)["models"]["gemma"][OLD]["faults"] == {}
+
+
 def test_links_no_longer_wanted_go_and_foreign_ones_stay(hub: SmallHub, tmp_path: Path) -> None:
     hf_models_sync.sync(wanted(hub, tmp_path))
     (tmp_path / "theirs").symlink_to("somewhere/else")
