@@ -229,8 +229,9 @@ def unknown_signer(module: str) -> str:
 
 
 def units() -> "dict[str, dict[str, Any]]":
-    """{unit: {"enabled", "active", "stale", "packaged": its own ExecStart, without drop-ins}}"""
-    names = "Id,UnitFileState,ActiveState,NeedDaemonReload,FragmentPath"
+    """{unit: {"enabled", "active", "stale", "masked", "packaged": its own ExecStart, without
+    drop-ins, "" while it is masked}}"""
+    names = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,FragmentPath"
     shown = run("systemctl", "show", "-p", names, UNIT, PERSISTENCED).out
     found = {}
     for block in shown.strip().split("\n\n"):
@@ -242,6 +243,7 @@ def units() -> "dict[str, dict[str, Any]]":
                 "enabled": values.get("UnitFileState") == "enabled",
                 "active": values.get("ActiveState") == "active",
                 "stale": values.get("NeedDaemonReload") == "yes",
+                "masked": values.get("LoadState") == "masked",
                 "packaged": starts[-1] if starts else "",
             }
     return found

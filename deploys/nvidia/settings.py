@@ -208,6 +208,15 @@ def configured(spec: Nvidia, deferred: bool = False) -> Commands:
         names = listed((card.name for card in spec.cards), otherwise="those that are there")
         yield refuse(*problem, wanted=f"the driver answers for the GPUs: {names}")
         return
+    masked = spec.persistence and observed["units"].get(PERSISTENCED, {}).get("masked")
+    if masked:
+        # The cards are awake until the next boot, where nobody would wake them. What its unit says
+        # shows only then.
+        differs([Pair(f"{PERSISTENCED}: not masked", "masked")])
+        yield StringCommand(
+            f"systemctl unmask {PERSISTENCED}; systemctl unmask --runtime {PERSISTENCED}"
+        )
+        observed = observed_cards()
     wanted, found = wanted_files(spec, observed), observed["files"]
     write, remove = own_files.changes(wanted, found)
     differs(own_files.words(wanted, found))
@@ -223,7 +232,8 @@ def configured(spec: Nvidia, deferred: bool = False) -> Commands:
     for command in todo:
         yield StringCommand(command)
     if not write and not remove and not todo:
-        host.noop("the cards are as wanted")
+        if not masked:
+            host.noop("the cards are as wanted")
         return
     # The unit fails when a setter did nothing; nothing but a look tells of the persistence mode.
     still = sleeping(spec, observed_cards())

@@ -14,7 +14,7 @@ from homeport.targets import Target
 from homeport_node import nvidia_driver
 from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED
 from tests.nvidia.fake_nvml import LEFT, RIGHT
-from tests.operations import Words, as_put, is_refusal, yielded
+from tests.operations import Words, as_put, is_refusal, said, yielded
 
 GPU = Gpu(handle="left", uuid=LEFT)
 CARD = Card(gpu=GPU, power_limit=200, locked_clocks=(300, 1800))
@@ -418,6 +418,19 @@ def test_what_is_done_for_a_difference(
     assert len(found) == len(commands), found
     for one, start in zip(found, commands, strict=True):
         assert one.startswith(start)
+
+
+def test_a_daemon_that_is_masked_would_be_missed_at_the_next_boot() -> None:
+    units = {**AS_WANTED["units"], PERSISTENCED: {**BARE["units"][PERSISTENCED], "masked": True}}
+    masked = {**AS_WANTED, "units": units}
+    (command,) = yielded(settings.configured, masked, AS_WANTED, spec=SPEC)
+    assert command.startswith(f"systemctl unmask {PERSISTENCED};")
+    assert said(settings.configured, masked, spec=SPEC) == [
+        (f"{PERSISTENCED}: not masked", "masked")
+    ]
+    without = {**masked, "files": as_put(settings.wanted_files(Nvidia(persistence=False), BARE))}
+    found = yielded(settings.configured, {**without, "applied": {}}, spec=Nvidia(persistence=False))
+    assert found == []
 
 
 def test_a_bare_node() -> None:
