@@ -111,7 +111,7 @@ class LockupRecoveryState(NodeFact):
     """{"files": {path: {"mode": "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
     "sysctls": {"kernel.panic": "0"}, "refused": [], "record": False, "left": {},
     "watchdogs": ["i6300ESB timer"], "module": True, "held": False, "seconds": 0,
-    "enabled": False, "mux": False}
+    "enabled": False, "dropins": [], "mux": False}
     """
 
     stem = "lockup_recovery"
@@ -198,8 +198,11 @@ def watchdog(spec: LockupRecovery) -> Generator[Any, None, None]:
     wanted, found = wanted_files(spec), observed.get("files", {})
     del wanted[SYSCTL_FILE]
     write, _ = own_files.changes(wanted, found)
+    foreign = own_files.foreign_dropins(UNIT, observed.get("dropins", ()))
     if not write and is_held(spec, observed):
-        host.noop(f"systemd holds the watchdog: {', '.join(observed.get('watchdogs', ()))}")
+        yield from foreign
+        if not foreign:
+            host.noop(f"systemd holds the watchdog: {', '.join(observed.get('watchdogs', ()))}")
         return
     differs(own_files.otherwise(wanted, found))
     differs(watchdog_words(spec, observed))
@@ -212,6 +215,7 @@ def watchdog(spec: LockupRecovery) -> Generator[Any, None, None]:
     for path, text in write.items():
         yield from own_files.put(path, text)
     yield act("lockup_recovery", "hold", module=spec.watchdog_module or "")
+    yield from foreign
 
 
 @operation()

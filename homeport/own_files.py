@@ -6,7 +6,7 @@ write, where there is something. All of them are root's, and none is a link.
 """
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Any
 
@@ -15,7 +15,8 @@ from pyinfra.api import StringCommand, operation
 from pyinfra.facts.files import File
 from pyinfra.operations import files
 
-from homeport.differs import Pair, content, differs
+from homeport.differs import Pair, content, differs, listed
+from homeport.refuse import refuse
 
 MODE = "644"
 NO_MODES: Mapping[str, str] = {}
@@ -85,6 +86,17 @@ def put(path: str, text: str, mode: str = MODE) -> Generator[Any, None, None]:
         # A link, mostly: pyinfra would write what it leads to, and leave it.
         yield StringCommand("unlink", path)
     yield from steps
+
+
+def foreign_dropins(unit: str, paths: Iterable[str]) -> list[StringCommand]:
+    """What an operation yields last where `paths` are drop-ins of a unit of ours: none is."""
+    names = listed(paths, "")
+    words = refuse(
+        f"{unit} is Homeport's, and {names} changes what it does",
+        "move that away, `systemctl daemon-reload`, then converge again",
+        wanted=f"{unit}: as Homeport wrote it",
+    )
+    return [words] if names else []
 
 
 @operation()

@@ -63,6 +63,20 @@ def run(*command: str, timeout: float = 20, stdin: str = "", keep: "tuple[int, .
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def show_units(*units: str) -> "dict[str, dict[str, str]]":
+    """{unit: what systemd says of it}, of all `units` in one call."""
+    names = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,FragmentPath,DropInPaths"
+    blocks = run("systemctl", "show", "-p", names, *units).out.strip().split("\n\n")
+    shown = [dict(line.split("=", 1) for line in one.splitlines() if "=" in line) for one in blocks]
+    return {one["Id"]: one for one in shown if "Id" in one}
+
+
+def dropins(shown: "dict[str, str]") -> "list[str]":
+    """The drop-ins of a unit that was `shown` by systemd; not those of all services, as LXC's."""
+    paths = shown.get("DropInPaths", "").split()
+    return [path for path in paths if f"/{shown['Id']}.d/" in path]
+
+
 def compose_command() -> "list[str]":
     """Compose 2 as Docker's plugin, else Compose 1, else nothing."""
     if run("docker", "compose", "version").ok:

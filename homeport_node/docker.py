@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import STACK, own_files, read, run
+from homeport_node.common import STACK, dropins, own_files, read, run, show_units
 
 SOCKET = "/run/docker.sock"
 DAEMON_JSON = Path("/etc/docker/daemon.json")
@@ -366,20 +366,18 @@ def guard() -> "dict[str, Any]":
 
 
 def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
-    """{unit: {"enabled": True, "active": True, "stale": False, "masked": False}}; stale: not as
-    on the disk."""
-    shown = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload"
-    found = {}
-    for block in run("systemctl", "show", "-p", shown, *names).out.strip().split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if "Id" in values:
-            found[values["Id"]] = {
-                "enabled": values.get("UnitFileState") == "enabled",
-                "active": values.get("ActiveState") == "active",
-                "stale": values.get("NeedDaemonReload") == "yes",
-                "masked": values.get("LoadState") == "masked",
-            }
-    return found
+    """{unit: {"enabled": True, "active": True, "stale": False, "masked": False, "dropins": []}};
+    stale: not as on the disk."""
+    return {
+        name: {
+            "enabled": values.get("UnitFileState") == "enabled",
+            "active": values.get("ActiveState") == "active",
+            "stale": values.get("NeedDaemonReload") == "yes",
+            "masked": values.get("LoadState") == "masked",
+            "dropins": dropins(values),
+        }
+        for name, values in show_units(*names).items()
+    }
 
 
 def ip(*what: str) -> "list[dict[str, Any]]":

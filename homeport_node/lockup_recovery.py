@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import TRIAL_MARK, own_files, read, run
+from homeport_node.common import TRIAL_MARK, dropins, own_files, read, run, show_units
 
 CMDLINE = Path("/proc/cmdline")
 SYSCTLS = Path("/proc/sys")
@@ -82,15 +82,11 @@ def _target(link: Path) -> str:
         return ""
 
 
-def _states(unit: str) -> "dict[str, str]":
-    shown = run("systemctl", "show", "-p", "LoadState,ActiveState,UnitFileState", unit).out
-    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-
-
 def observe(files: "list[str]", sysctls: "list[str]", module: str) -> "dict[str, Any]":
     """Everything about it; `files` are ours, `module` the watchdog's driver or ""."""
     devices = sorted(CLASS.iterdir()) if CLASS.is_dir() else []
-    unit, mux = _states(UNIT), _states(MUX)
+    shown = show_units(UNIT, MUX)
+    unit, mux = shown.get(UNIT, {}), shown.get(MUX, {})
     return {
         "files": own_files(files),
         "sysctls": {name: _value(name) for name in sysctls},
@@ -102,6 +98,7 @@ def observe(files: "list[str]", sysctls: "list[str]", module: str) -> "dict[str,
         "held": held(),
         "seconds": watchdog_seconds(),
         "enabled": unit.get("UnitFileState") == "enabled",
+        "dropins": dropins(unit) if unit else [],
         "mux": mux.get("ActiveState") == "active" or mux.get("UnitFileState") == "enabled",
     }
 

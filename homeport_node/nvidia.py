@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node import kernel_cmdline_grub as grub
-from homeport_node.common import NVIDIA_HELD, own_files, read, run
+from homeport_node.common import NVIDIA_HELD, dropins, own_files, read, run, show_units
 
 WANTED = "/etc/homeport/nvidia.json"
 # What was set since the last boot, and on which cards: it is lost together with the settings.
@@ -229,21 +229,19 @@ def unknown_signer(module: str) -> str:
 
 
 def units() -> "dict[str, dict[str, Any]]":
-    """{unit: {"enabled", "active", "stale", "masked", "packaged": its own ExecStart, without
-    drop-ins, "" while it is masked}}"""
-    names = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,FragmentPath"
-    shown = run("systemctl", "show", "-p", names, UNIT, PERSISTENCED).out
+    """{unit: {"enabled", "active", "stale", "masked", "dropins", "packaged": its own ExecStart,
+    without drop-ins, "" while it is masked}}"""
     found = {}
-    for block in shown.strip().split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for name, values in show_units(UNIT, PERSISTENCED).items():
         text = read(values["FragmentPath"]) if values.get("FragmentPath") else None
         if text is not None:
             starts = re.findall(r"^ExecStart=(.*)$", text, re.M)
-            found[values["Id"]] = {
+            found[name] = {
                 "enabled": values.get("UnitFileState") == "enabled",
                 "active": values.get("ActiveState") == "active",
                 "stale": values.get("NeedDaemonReload") == "yes",
                 "masked": values.get("LoadState") == "masked",
+                "dropins": dropins(values),
                 "packaged": starts[-1] if starts else "",
             }
     return found

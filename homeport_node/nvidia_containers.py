@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from homeport_node import apt_key
-from homeport_node.common import CDI_UNIT, cdi_devices, own_files, read, run
+from homeport_node.common import CDI_UNIT, cdi_devices, dropins, own_files, read, run, show_units
 
 KEYRING = "/usr/share/keyrings/homeport-nvidia-container-toolkit.gpg"
 # Where Docker, Podman and the toolkit look for descriptions; the second is emptied at each boot.
@@ -55,12 +55,12 @@ def gone() -> "list[str]":
     return sorted(path for path in paths if not Path(path).exists())
 
 
-def unit_state() -> "dict[str, bool]":
-    """{"enabled": True, "active": True, "stale": False}; stale: not as on the disk."""
-    names = "UnitFileState,ActiveState,NeedDaemonReload"
-    shown = run("systemctl", "show", "-p", names, CDI_UNIT).out
-    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+def unit_state() -> "dict[str, Any]":
+    """{"enabled": True, "active": True, "stale": False, "dropins": []}; stale: not as on the
+    disk."""
+    values = show_units(CDI_UNIT).get(CDI_UNIT, {})
     return {
+        "dropins": dropins(values) if values else [],
         "enabled": values.get("UnitFileState") == "enabled",
         "active": values.get("ActiveState") == "active",
         "stale": values.get("NeedDaemonReload") == "yes",

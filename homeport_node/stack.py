@@ -15,10 +15,12 @@ from homeport_node.common import (
     STACK_LOCK,
     STACK_UNIT,
     compose_command,
+    dropins,
     gpu_way,
     read,
     run,
     sha256_file,
+    show_units,
 )
 
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
@@ -237,11 +239,13 @@ def _hashes(compose: "list[str]", project: str) -> "tuple[dict[str, str], str]":
 
 def _unit() -> "dict[str, Any]":
     names = ("LoadState", "UnitFileState", "ActiveState", "NeedDaemonReload")
-    shown = run("systemctl", "show", STACK_UNIT, "--property", ",".join(names)).out
-    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    state = {name: found.get(name, "") for name in names}
-    docker = run("systemctl", "show", "docker.service", "--property", "DropInPaths").out
-    return {**state, "docker_knows": DROPIN in docker}
+    shown = show_units(STACK_UNIT, "docker.service")
+    own, docker = shown.get(STACK_UNIT, {}), shown.get("docker.service", {})
+    return {
+        **{name: own.get(name, "") for name in names},
+        "docker_knows": DROPIN in docker.get("DropInPaths", ""),
+        "dropins": dropins(own) if own else [],
+    }
 
 
 def _busy() -> bool:

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import own_files, read, run
+from homeport_node.common import dropins, own_files, read, run, show_units
 
 FOLDER = "/etc/homeport/vfio"
 CARDS, EARLY = f"{FOLDER}/cards", f"{FOLDER}/early"
@@ -273,7 +273,7 @@ def observe(cards: "list[dict[str, Any]] | None" = None, sys: str = "/sys") -> "
     addresses = {one["address"] for one in given}
     drivers = {one["address"]: one["driver"] for one in there}
     released = (read(RELEASED) or "").split()
-    enabled = run("systemctl", "is-enabled", UNIT).out.strip() if files or given else ""
+    unit = show_units(UNIT).get(UNIT, {}) if files or given else {}
     return {
         "cards": found,
         "iommu": any(one["group"] for one in there),
@@ -282,7 +282,8 @@ def observe(cards: "list[dict[str, Any]] | None" = None, sys: str = "/sys") -> "
         "builtin": sorted(native & _builtin()) if native else [],
         "mark": mark,
         "files": files,
-        "enabled": enabled == "enabled",
+        "enabled": unit.get("UnitFileState") == "enabled",
+        "dropins": dropins(unit) if unit else [],
         "images": _images(native) if files or given else {},
         "initramfs_tools": Path("/usr/sbin/update-initramfs").exists(),
         "log": _log(),

@@ -88,6 +88,15 @@ def as_put(texts: Mapping[str, str], modes: Mapping[str, str] | None = None) -> 
     }
 
 
+THEIRS = "/etc/systemd/system/x.service.d/override.conf"
+
+
+def not_ours(unit: str) -> tuple[str, str]:
+    """The words where the drop-in THEIRS changes a unit of ours."""
+    cause = f"{unit} is Homeport's, and {THEIRS} changes what it does"
+    return f"{unit}: as Homeport wrote it", cause
+
+
 def is_refusal(command: str) -> bool:
     """Whether `command` is one that `homeport.refuse.refuse` made."""
     return command.startswith("printf") and command.endswith(">&2; exit 1")

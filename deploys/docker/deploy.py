@@ -167,6 +167,9 @@ def running(spec: Docker, without_cdi: Values = None) -> Commands:
                 "when it suits them, `systemctl restart docker.service`, then converge again",
             )
         yield StringCommand(command)
+    unit = observed.get("units", {}).get(GUARD_UNIT, {})
+    foreign = own_files.foreign_dropins(GUARD_UNIT, unit.get("dropins", ()))
+    yield from foreign
     # Docker has its networks only now, and a restart may have changed them.
     observed = _observed(values, without_cdi) if commands else observed
     rules = guard.rules(spec, guard.known(observed))
@@ -174,7 +177,7 @@ def running(spec: Docker, without_cdi: Values = None) -> Commands:
         differs([words.rules(rules, observed)])
         yield from own_files.put(str(RULES), rules)
         yield StringCommand(f"systemctl reload-or-restart {GUARD_UNIT}")
-    elif not commands:
+    elif not commands and not foreign:
         host.noop("Docker runs as wanted, and the guard is in force")
 
 

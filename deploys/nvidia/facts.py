@@ -17,7 +17,8 @@ class NvidiaState(NodeFact):
      "files": {path: {"mode": "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
      "applied": {"GPU-…": {"handle": "left", "power_limit": 200, …}},
      "units": {"homeport-nvidia.service": {"enabled": True, "active": True, "stale": False,
-                                           "masked": False, "packaged": "/opt/homeport/…"}, …}}
+                                           "masked": False, "dropins": [],
+                                           "packaged": "/opt/homeport/…"}, …}}
     """
 
     stem = "nvidia"

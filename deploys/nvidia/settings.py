@@ -231,8 +231,11 @@ def configured(spec: Nvidia, deferred: bool = False) -> Commands:
     todo = commands(spec, observed, {*write, *remove})
     for command in todo:
         yield StringCommand(command)
+    unit = observed["units"].get(UNIT, {})
+    foreign = own_files.foreign_dropins(UNIT, unit.get("dropins", ()))
+    yield from foreign
     if not write and not remove and not todo:
-        if not masked:
+        if not masked and not foreign:
             host.noop("the cards are as wanted")
         return
     # The unit fails when a setter did nothing; nothing but a look tells of the persistence mode.

@@ -158,7 +158,9 @@ def described(gpus: tuple[Gpu, ...], address: str, deferred: bool = False) -> Co
         yield StringCommand(command)
     if anew:
         yield act("nvidia_containers", "describe", gpus=[gpu.uuid for gpu in gpus])
-    if not (entry or steps or anew):
+    foreign = own_files.foreign_dropins(UNIT, observed.get("unit", {}).get("dropins", ()))
+    yield from foreign
+    if not (entry or steps or anew or foreign):
         host.noop("a reboot waits" if reasons else "every GPU of the inventory is described")
 
 

@@ -10,7 +10,7 @@ class ToolkitState(NodeFact):
      "files": {"/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list": {"mode": "644",
                "uid": 0, "gid": 0, "sha256": "9f86…", "link": None}, …},
      "other_lists": [], "held": ["libnvidia-container1", …],
-     "unit": {"enabled": True, "active": True, "stale": False},
+     "unit": {"enabled": True, "active": True, "stale": False, "dropins": []},
      "devices": ["0", "GPU-…", "all"], "uvm": True, "gone": []}
 
     `key` holds the fingerprints of all keys in our keyring, `devices` what a container can be given

@@ -143,7 +143,9 @@ def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
     for step in steps:
         name = () if step == "daemon-reload" else (STACK_UNIT,)
         yield StringCommand("systemctl", step, *name)
-    if not steps:
+    foreign = own_files.foreign_dropins(STACK_UNIT, unit.get("dropins", ()))
+    yield from foreign
+    if not steps and not foreign:
         host.noop(f"{STACK_UNIT} is enabled")
 
 

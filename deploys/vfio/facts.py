@@ -9,9 +9,9 @@ class VfioState(NodeFact):
     """{"cards": {"right": {"give": True, "address": "0000:02:00.0", "problem": "", "functions":
     [{"address": …, "driver": "vfio-pci", "override": …, "group": "14", "native": ["nouveau"]}]}},
     "iommu": True, "foreign": [], "same_ids": [], "builtin": [], "mark": "0a1b…", "files": {path:
-    {"mode": "755", "uid": 0, "gid": 0, "sha256": "…", "link": None}}, "enabled": True, "images":
-    {"6.12…": {"path", "mark", "conf", "native"}}, "initramfs_tools": True, "log": {"tried", "gave",
-    "words"}, "stale": [], "released": []}
+    {"mode": "755", "uid": 0, "gid": 0, "sha256": "…", "link": None}}, "enabled": True,
+    "dropins": [], "images": {"6.12…": {"path", "mark", "conf", "native"}},
+    "initramfs_tools": True, "log": {"tried", "gave", "words"}, "stale": [], "released": []}
     """
 
     stem = "vfio"
@@ -25,6 +25,7 @@ class VfioState(NodeFact):
         "mark": "",
         "files": {},
         "enabled": False,
+        "dropins": [],
         "images": {},
         "initramfs_tools": True,
         "log": {"tried": [], "gave": [], "words": []},

@@ -60,7 +60,9 @@ def configuration(spec: Vfio) -> Generator[Any, None, None]:
         yield StringCommand(f"rm -f {' '.join(sorted(remove))}")
     if not observed["enabled"] or UNIT_FILE in write:
         yield StringCommand(f"systemctl daemon-reload && systemctl enable {UNIT}")
-    if observed["enabled"] and not write and not remove and not observed["stale"]:
+    foreign = own_files.foreign_dropins(UNIT, observed["dropins"])
+    yield from foreign
+    if observed["enabled"] and not (write or remove or observed["stale"] or foreign):
         host.noop("the cards are reserved at boot as wanted")
 
 

@@ -21,7 +21,7 @@ from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
 from homeport_node.common import Ran
-from tests.operations import Words, as_put, is_refusal, yielded
+from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, yielded
 
 SPEC = Docker()
 WANTED = daemon_values(SPEC)
@@ -751,6 +751,12 @@ WORDS: list[Words] = [
             ("docker.service: enabled", "not enabled"),
             ("docker.service: active", "not active"),
         ],
+    ),
+    (
+        deploy.running,
+        [_but(units={GUARD_UNIT: {**GOOD, "dropins": [THEIRS]}})],
+        {"spec": SPEC},
+        [not_ours(GUARD_UNIT)],
     ),
     (
         deploy.running,

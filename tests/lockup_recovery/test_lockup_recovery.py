@@ -23,7 +23,7 @@ from deploys.lockup_recovery import (
 from homeport.spec import SpecError
 from homeport_node import lockup_recovery as aboard
 from homeport_node.common import Ran, describe_file
-from tests.operations import Words, as_put, is_refusal, yielded
+from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, yielded
 
 PLAIN = LockupRecovery()
 SPEC = LockupRecovery(watchdog_seconds=30, watchdog_module="i6300esb", on_soft_lockup=True)
@@ -233,12 +233,11 @@ def test_what_is_observed(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None
     aboard.MANAGER_FILES.mkdir()
     (aboard.MANAGER_FILES / "5").symlink_to("/dev/watchdog0")
 
-    def run(*words: str, **_: Any) -> Ran:
-        if words[0] == "busctl":
-            return Ran(0, "t 30000000\n", "")
-        return Ran(0, "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n", "")
-
-    monkeypatch.setattr(aboard, "run", run)
+    monkeypatch.setattr(aboard, "run", lambda *_: Ran(0, "t 30000000\n", ""))
+    state = {"ActiveState": "active", "UnitFileState": "enabled", "DropInPaths": ""}
+    monkeypatch.setattr(
+        aboard, "show_units", lambda *names: {name: {"Id": name, **state} for name in names}
+    )
     file = kernel / "file"
     file.write_text("text")
     names = ["kernel.panic", "kernel.softlockup_panic"]
@@ -254,6 +253,7 @@ def test_what_is_observed(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "held": True,
         "seconds": 30,
         "enabled": True,
+        "dropins": [],
         "mux": True,
     }
 
@@ -344,6 +344,12 @@ WORDS: list[Words] = [
             (f"{CONF_FILE}: sha256 {_short(FILES[CONF_FILE])}", f"sha256 {_short('x')}"),
             (HELD, "held, 60 s, homeport-watchdog.service not enabled"),
         ],
+    ),
+    (
+        watchdog,
+        [{**AS_WANTED, "dropins": [THEIRS]}],
+        {"spec": SPEC},
+        [not_ours(aboard.UNIT)],
     ),
     (
         no_watchdog,

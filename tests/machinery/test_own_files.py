@@ -61,6 +61,37 @@ def test_a_file_is_seen_as_it_lies_and_what_a_link_leads_to_is_not(tmp_path: Pat
     assert found[str(link)]["link"] == str(file)
 
 
+SHOWN = """\
+Id=a.service
+LoadState=loaded
+UnitFileState=enabled
+DropInPaths=/etc/systemd/system/a.service.d/override.conf /run/systemd/system/service.d/lxc.conf
+
+Id=b.service
+LoadState=not-found
+DropInPaths=
+"""
+
+
+def test_units_are_shown_with_the_drop_ins_that_are_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(common, "run", lambda *_: common.Ran(0, SHOWN, ""))
+    found = common.show_units("a.service", "b.service")
+    assert found["a.service"]["UnitFileState"] == "enabled"
+    mine = ["/etc/systemd/system/a.service.d/override.conf"]
+    assert [common.dropins(one) for one in found.values()] == [mine, []]
+    monkeypatch.setattr(common, "run", lambda *_: common.Ran(1, "", "no systemd"))
+    assert common.show_units("a.service") == {}
+
+
+@pytest.mark.parametrize(("paths", "count"), [((), 0), (("/x/y.conf",), 1)])
+def test_a_drop_in_of_somebody_elses_is_refused(paths: tuple[str, ...], count: int) -> None:
+    words = [str(one) for one in own_files.foreign_dropins("a.service", paths)]
+    assert len(words) == count
+    assert all("/x/y.conf changes what it does" in one for one in words)
+
+
 @pytest.mark.parametrize("there", [None, False])
 def test_a_link_is_replaced_and_not_followed(there: Any) -> None:
     class Host(operations._Host):

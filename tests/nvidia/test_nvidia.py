@@ -14,7 +14,7 @@ from homeport.targets import Target
 from homeport_node import nvidia_driver
 from homeport_node.nvidia import PERSISTENCED, UNIT, WANTED
 from tests.nvidia.fake_nvml import LEFT, RIGHT
-from tests.operations import Words, as_put, is_refusal, said, yielded
+from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, said, yielded
 
 GPU = Gpu(handle="left", uuid=LEFT)
 CARD = Card(gpu=GPU, power_limit=200, locked_clocks=(300, 1800))
@@ -582,6 +582,7 @@ def told(path: str, wanted: str, there: str | None = None) -> tuple[str, str]:
 
 
 WORDS: list[Words] = [
+    (settings.configured, [unit(dropins=[THEIRS])], {"spec": SPEC}, [not_ours(UNIT)]),
     (
         driver.archives,
         [{**WITH_KEY, "files": as_put({packages.SOURCES: "x"}), "key": []}],

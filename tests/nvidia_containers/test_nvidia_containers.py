@@ -18,7 +18,7 @@ from homeport_node import nvidia_containers as aboard
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
 from homeport_node.common import Ran
 from tests.apt.test_apt_key import OURS
-from tests.operations import Words, as_put, is_refusal, yielded
+from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, yielded
 
 SPEC = NvidiaContainers()
 LEFT, RIGHT = Gpu(handle="left", uuid="GPU-1"), Gpu(handle="right", uuid="GPU-2")
@@ -344,6 +344,12 @@ WORDS: list[Words] = [
         [_but(gone=["/x.so"], unit={"enabled": True, "active": False, "stale": False})],
         GPUS,
         [("CDI: only what is there", "no /x.so")],
+    ),
+    (
+        deploy.described,
+        [_but(unit={**AS_WANTED["unit"], "dropins": [THEIRS]})],
+        GPUS,
+        [not_ours("homeport-nvidia-cdi.service")],
     ),
     (
         deploy.described,

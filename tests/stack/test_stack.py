@@ -40,7 +40,7 @@ from homeport_node import common, stack_actions
 from homeport_node import stack as aboard
 from homeport_node.common import STACK as DIRECTORY
 from homeport_node.common import Ran
-from tests.operations import Words, yielded
+from tests.operations import THEIRS, Words, not_ours, yielded
 
 FILE = MountedFile(name="start.sh", content="echo $HOME\n", path="/x/start.sh")
 ENGINE = Service(
@@ -424,6 +424,7 @@ GOOD_UNIT = {
     "ActiveState": "active",
     "NeedDaemonReload": "no",
     "docker_knows": True,
+    "dropins": [],
 }
 
 
@@ -996,6 +997,7 @@ WORDS: list[Words] = [
             (f"docker.service: with {operations.DROPIN}", "systemd has not read that"),
         ],
     ),
+    (operations.enabled, [{"unit": {**GOOD_UNIT, "dropins": [THEIRS]}}], ON, [not_ours(UNIT)]),
     (
         operations.active,
         [{"unit": {**GOOD_UNIT, "ActiveState": "failed"}}],

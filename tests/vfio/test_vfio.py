@@ -30,7 +30,7 @@ from homeport_node import probe
 from homeport_node import vfio as aboard
 from homeport_node.common import Ran
 from homeport_node.vfio import CARDS
-from tests.operations import Words, as_put, is_refusal, yielded
+from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, yielded
 from tests.vfio.tree import BOARD, GPU, LEFT, MOVED, RIGHT, SHIFTED, TWINS, Function, build, port
 
 PLACES = {"left": "pci0000:00/01.0/00.0", "right": "pci0000:00/1c.0/00.0"}
@@ -762,6 +762,7 @@ READY = in_place(SPEC, bare(cards=CARD, images=HELD))
 MARK = READY["mark"]
 CARDS_HASH = READY["files"][CARDS]["sha256"][:12]
 WORDS: list[Words] = [
+    (configuration, [{**READY, "dropins": [THEIRS]}], {"spec": SPEC}, [not_ours(aboard.UNIT)]),
     (
         configuration,
         [
