@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import own_files, read, run
+from homeport_node.common import own_files, read, run, show_units
 
 ZONES = "/usr/share/zoneinfo/"
 OWN_CERTIFICATES = Path("/usr/local/share/ca-certificates")
@@ -43,14 +43,11 @@ def unit_states(units: "list[str]") -> "dict[str, dict[str, str]]":
     masked: systemd does not say then whether they are installed."""
     if not units:
         return {}
-    shown = run("systemctl", "show", "-p", "Id,LoadState,UnitFileState,ActiveState", *units).out
-    found = {}
-    for block in shown.strip().split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        if values.get("LoadState") in ("loaded", "masked"):
-            state = {"enabled": values["UnitFileState"], "active": values["ActiveState"]}
-            found[values["Id"]] = state
-    return found
+    return {
+        name: {"enabled": values["UnitFileState"], "active": values["ActiveState"]}
+        for name, values in show_units(*units).items()
+        if values["LoadState"] in ("loaded", "masked")
+    }
 
 
 def certificates(wanted: "list[str]") -> "dict[str, Any]":

@@ -65,7 +65,9 @@ def run(*command: str, timeout: float = 20, stdin: str = "", keep: "tuple[int, .
 
 def show_units(*units: str) -> "dict[str, dict[str, str]]":
     """{unit: what systemd says of it}, of all `units` in one call."""
-    names = "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,FragmentPath,DropInPaths"
+    names = (
+        "Id,LoadState,UnitFileState,ActiveState,NeedDaemonReload,MainPID,FragmentPath,DropInPaths"
+    )
     blocks = run("systemctl", "show", "-p", names, *units).out.strip().split("\n\n")
     shown = [dict(line.split("=", 1) for line in one.splitlines() if "=" in line) for one in blocks]
     return {one["Id"]: one for one in shown if "Id" in one}

@@ -37,6 +37,8 @@ YIELDS_TO = {
 SHOWN = ("bip", "default-address-pools", "features/cdi", "log-driver")
 OWN_PROJECT = ("com.docker.compose.project.working_dir", STACK)
 
+# Without a name before the port it is localhost (dockerd(8)).
+LOOPBACK = re.compile(r"tcp://(127\.|localhost(:|/|$)|\[::1\]|:)")
 MISSING = object()
 
 
@@ -366,8 +368,8 @@ def guard() -> "dict[str, Any]":
 
 
 def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
-    """{unit: {"enabled": True, "active": True, "stale": False, "masked": False, "dropins": []}};
-    stale: not as on the disk."""
+    """{unit: {"enabled": True, "active": True, "stale": False, "masked": False, "dropins": [],
+    "pid": 0}}; stale: not as on the disk."""
     return {
         name: {
             "enabled": values.get("UnitFileState") == "enabled",
@@ -375,9 +377,26 @@ def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
             "stale": values.get("NeedDaemonReload") == "yes",
             "masked": values.get("LoadState") == "masked",
             "dropins": dropins(values),
+            "pid": int(values.get("MainPID") or 0),
         }
         for name, values in show_units(*names).items()
     }
+
+
+def exposed(pid: int, processes: str = "/proc") -> "list[str]":
+    """Where dockerd takes orders from the network and asks for no certificate: whoever reaches
+    "tcp://0.0.0.0:2375" is root here. By daemon.json, and by how process `pid` was started."""
+    try:
+        config = load(DAEMON_JSON)
+    except ValueError:
+        config = {}
+    words = (read(f"{processes}/{pid}/cmdline") or "").split("\0") if pid else []
+    if config.get("tlsverify") or {"--tlsverify", "--tlsverify=true"} & {*words}:
+        return []
+    hosts = config.get("hosts")
+    words += map(str, hosts if isinstance(hosts, list) else ())
+    found = {one for word in words for one in re.findall(r"tcp://[^\s,]+", word)}
+    return sorted(one for one in found if not LOOPBACK.match(one))
 
 
 def ip(*what: str) -> "list[dict[str, Any]]":
@@ -418,6 +437,7 @@ def observe(
     networks = ask("/networks") if active else None
     return {
         "os": os_release(),
+        "exposed": exposed(state.get("docker.service", {}).get("pid", 0)),
         "daemon": daemon(here(wanted, without_cdi)),
         "recorded": RECORD.exists(),
         "units": state,

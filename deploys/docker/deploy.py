@@ -156,6 +156,9 @@ def running(spec: Docker, without_cdi: Values = None) -> Commands:
     observed = _observed(values, without_cdi)
     if (observed.get("guard") or {}).get("error"):
         yield refuse(f"nft: {observed['guard']['error']}", "the guard's rules cannot be checked")
+    if observed.get("exposed"):
+        yield refuse(*engine.exposure(observed), wanted="Docker takes no orders from the network")
+        return
     commands = [*guard_commands(observed), *engine.engine_commands(observed)]
     differs(words.running(observed))
     for command in commands:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from homeport.differs import listed
+from homeport_node.docker import DAEMON_JSON
+
 # (ID, VERSION_ID) of os-release → packages. Debian 12's Compose is v1 (`docker-compose`); Debian
 # 13 puts the client apart; Ubuntu's Compose v2 came to 22.04 as an update.
 DISTRIBUTIONS = {
@@ -49,3 +52,15 @@ def engine_commands(observed: dict[str, Any]) -> list[str]:
     elif observed.get("daemon", {}).get("not_running"):
         commands.append(RESTART)
     return commands
+
+
+def exposure(observed: dict[str, Any]) -> tuple[str, str]:
+    """(cause, remedy) where dockerd takes orders from the network without a certificate."""
+    unit = observed.get("units", {}).get("docker.service", {})
+    foreign = [one for one in unit.get("dropins", ()) if "/homeport" not in one]
+    where = " or ".join([str(DAEMON_JSON), *foreign])
+    return (
+        f"dockerd listens at {listed(observed['exposed'])}, and whoever reaches that is root here",
+        f"take it out of {where}, `systemctl daemon-reload && systemctl restart docker.service`, "
+        "then converge again; or have it ask for certificates (tlsverify)",
+    )

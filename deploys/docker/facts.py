@@ -6,7 +6,7 @@ from homeport.observe import NodeFact
 class DockerState(NodeFact):
     """What homeport_node/docker.py observes. On a node with Docker, as wanted:
 
-    {"os": {"id": "debian", "version": "13"},
+    {"os": {"id": "debian", "version": "13"}, "exposed": [],
      "daemon": {"error": "", "differs": [], "not_running": [], "pools": ["10.213.0.0/16"]},
      "recorded": True, "foreign": ["registry"],
      "units": {"docker.service": {"enabled": True, "active": True, "stale": False, …}, …},

@@ -348,6 +348,36 @@ def test_engine(unit: dict[str, bool], not_running: list[str], commands: list[st
     assert engine_commands(observed) == commands
 
 
+@pytest.mark.parametrize(
+    ("arguments", "config", "found"),
+    [
+        (["-H", "fd://"], {}, []),
+        (["-H", "tcp://0.0.0.0:2375"], {}, ["tcp://0.0.0.0:2375"]),
+        (["--host=tcp://[::]:2375", "-Htcp://127.0.0.1:1"], {}, ["tcp://[::]:2375"]),
+        ([], {"hosts": ["fd://", "tcp://10.0.0.1:2375"]}, ["tcp://10.0.0.1:2375"]),
+        (["-H", "tcp://localhost:2375", "-H", "tcp://:2375", "-H", "tcp://[::1]:1"], {}, []),
+        (["-H", "tcp://0.0.0.0:2376", "--tlsverify"], {}, []),
+        (["-H", "tcp://0.0.0.0:2376"], {"tlsverify": True}, []),
+        ([], {"hosts": "nonsense"}, []),
+    ],
+)
+def test_a_docker_that_takes_orders_from_the_network(
+    on_disk: Path, arguments: list[str], config: dict[str, Any], found: list[str]
+) -> None:
+    (on_disk / "7").mkdir()
+    (on_disk / "7/cmdline").write_text("\0".join(["/usr/sbin/dockerd", *arguments, ""]))
+    aboard.replace(aboard.DAEMON_JSON, config)
+    assert aboard.exposed(7, str(on_disk)) == found
+
+
+def test_a_docker_that_takes_orders_from_the_network_is_refused() -> None:
+    units = {"docker.service": {**GOOD, "dropins": [THEIRS, "/x/docker.service.d/homeport.conf"]}}
+    observed = {**AS_WANTED, "units": units, "exposed": ["tcp://0.0.0.0:2375"]}
+    (refusal,) = yielded(deploy.running, observed, spec=SPEC)
+    assert is_refusal(refusal)
+    assert f"out of {JSON} or {THEIRS}," in refusal
+
+
 @pytest.mark.parametrize("name", ["docker.socket", "containerd.service"])
 def test_what_docker_would_miss_at_the_next_boot_is_unmasked(name: str) -> None:
     observed = {"units": {"docker.service": GOOD, name: {**GOOD, "masked": True}}}
@@ -750,6 +780,17 @@ WORDS: list[Words] = [
             ("docker.service: loaded as on the disk", "an older one is loaded"),
             ("docker.service: enabled", "not enabled"),
             ("docker.service: active", "not active"),
+        ],
+    ),
+    (
+        deploy.running,
+        [{**AS_WANTED, "exposed": ["tcp://0.0.0.0:2375"]}],
+        {"spec": SPEC},
+        [
+            (
+                "Docker takes no orders from the network",
+                "dockerd listens at tcp://0.0.0.0:2375, and whoever reaches that is root here",
+            )
         ],
     ),
     (
