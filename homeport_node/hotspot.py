@@ -81,7 +81,7 @@ def profile_state(profile: str) -> "dict[str, Any]":
     mark = written(text)
     psk = passphrase()
     wanted = profile.replace(WRITTEN_MARK, mark).replace(PSK_MARK, escaped(psk or ""))
-    status = PROFILE.stat()
+    status = PROFILE.lstat()  # of a link, the link's own: that is not the file
     private = status.st_mode & 0o777 == 0o600 and status.st_uid == 0
     return {"present": True, "same": text == wanted and private, "written": mark}
 

@@ -43,6 +43,9 @@ nftables.service loads it again whenever that flushes the ruleset. `systemctl st
 opens it until it is started again; it does not touch Docker. A flush takes Docker's own rules too,
 and they come back when Docker is restarted.
 
+A dockerd that takes orders from the network and asks for no certificate is refused, with what it
+was started with named: whoever reaches it is root, and no guard of ours is in the way.
+
 **Registries of the sources** are trusted by /etc/docker/certs.d/<registry>/homeport.crt, which
 Docker reads at each pull: no restart, where the system's bundle is read once, at the start.
 

@@ -214,6 +214,21 @@ def test_a_dnsmasq_that_began_before_a_change_has_not_read_it(
     assert aboard.names_read("wlan0") is read
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="the profile is to be root's")
+def test_a_link_to_a_copy_of_the_profile_is_not_the_profile(on_disk: Path) -> None:
+    profile, copy = aboard.PROFILE, on_disk / "copy"
+    aboard.PSK.write_text("moonlight")
+    text = profile_text(SPEC)
+    assert aboard.write_profile(text) is None
+    assert aboard.profile_state(text)["same"]
+    profile.rename(copy)
+    profile.symlink_to(copy)
+    assert not aboard.profile_state(text)["same"]
+    assert aboard.write_profile(text) is None
+    assert aboard.profile_state(text)["same"]
+    assert not profile.is_symlink()
+
+
 # The operations ---------------------------------------------------------------------------------
 
 AS_WANTED: dict[str, Any] = {

@@ -28,6 +28,8 @@ STEMS = {
     "Stack": "stack",
 }
 REPOSITORY = "/etc/apt/sources.list.d/homeport-nvidia-container-toolkit.list"
+DROP_IN = "/etc/systemd/system/docker.service.d/homeport.conf"
+CA_FILE = "$(ls /usr/local/share/ca-certificates/homeport-*.crt | head -n 1)"
 OF_ENGINE = "docker inspect -f '{{%s}}' iona-llama-server-1"
 IMAGE = OF_ENGINE % ".Config.Image"
 
@@ -147,6 +149,14 @@ BREAKS = (
         mended="docker port iona-llama-server-1 | grep -q 127.0.0.1",
     ),
     Break(
+        name="restart policy and networks of a container changed",
+        do="docker update --restart=no iona-llama-server-1 && "
+        "docker network connect bridge iona-llama-server-1",
+        by=SERVICES,
+        mended=f"{OF_ENGINE % '.HostConfig.RestartPolicy.Name'} | grep -qx unless-stopped && "
+        f"! {OF_ENGINE % '.NetworkSettings.Networks'} | grep -q bridge:",
+    ),
+    Break(
         name="container paused",
         do="docker pause iona-llama-server-1",
         by=SERVICES,
@@ -205,6 +215,18 @@ END""",
         by=DOCKER,
         mended="grep -q shutdown-timeout /etc/docker/daemon.json && "
         "grep -q '\"10m\"' /etc/docker/daemon.json",
+    ),
+    Break(
+        name="record of daemon.json lost",
+        do="rm /var/lib/homeport/docker.json",
+        by=DOCKER,
+        mended="grep -q bip /var/lib/homeport/docker.json",
+    ),
+    Break(
+        name="Docker's drop-in writable by all",
+        do=f"chmod 666 {DROP_IN}",
+        by=DOCKER,
+        mended=f'test "$(stat -c %a {DROP_IN})" = 644',
     ),
     Break(
         name="toolkit's repository edited",
@@ -267,6 +289,12 @@ END""",
         do="rm /usr/local/share/ca-certificates/homeport-*.crt && update-ca-certificates --fresh",
         by="Base | Trusted CAs",
         mended="ls /etc/ssl/certs/ | grep -q homeport",
+    ),
+    Break(
+        name="CA of the sources is a link to a copy",
+        do=f"cp {CA_FILE} /tmp/ca.crt && ln -sf /tmp/ca.crt {CA_FILE}",
+        by="Base | Trusted CAs",
+        mended=f"test ! -L {CA_FILE}",
     ),
     Break(
         name="package removed",
