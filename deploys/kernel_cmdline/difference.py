@@ -69,20 +69,20 @@ def wanted_files(spec: KernelCmdline | None, observed: dict[str, Any]) -> dict[s
     if spec is None:
         return {}
     own = str(LOADERS[observed["loader"]["kind"] or "grub"].OWN)
-    script = {str(SCRIPT): SCRIPT_TEXT} if str(SCRIPT) in observed["files"] else {}
+    script = {str(SCRIPT): SCRIPT_TEXT} if str(SCRIPT) in observed.get("files", {}) else {}
     return {own: own_text_for(spec, observed), **script}
 
 
 def by_default(spec: KernelCmdline | None, observed: dict[str, Any]) -> bool:
     """Whether every boot will be as `spec` says."""
-    changes = own_files.changes(wanted_files(spec, observed), observed["files"], MODES)
+    changes = own_files.changes(wanted_files(spec, observed), observed.get("files", {}), MODES)
     return not any(changes) and carries(wanted_of(spec), observed, observed.get("entry") or [])
 
 
 def situation(spec: KernelCmdline | None, observed: dict[str, Any]) -> Situation:
     """How the node stands towards `spec`, by what is there alone."""
     wanted, trial = wanted_of(spec), observed.get("trial") or {}
-    if spec is None and not observed["files"] and not observed.get("trial_files"):
+    if spec is None and not observed.get("files", {}) and not observed.get("trial_files"):
         return "as wanted"
     same = trial.get("parameters") == wanted
     if same and f"homeport.trial={trial.get('id')}" in observed["cmdline"]:
@@ -112,7 +112,7 @@ def in_force_words(spec: KernelCmdline | None, observed: dict[str, Any]) -> Iter
 def default_words(spec: KernelCmdline | None, observed: dict[str, Any]) -> Iterator[Pair]:
     """What differs of what makes every boot as wanted."""
     wanted, entry = wanted_of(spec), observed.get("entry") or []
-    yield from own_files.words(wanted_files(spec, observed), observed["files"], MODES)
+    yield from own_files.words(wanted_files(spec, observed), observed.get("files", {}), MODES)
     if not carries(wanted, observed, entry):
         lacking = " ".join((Counter(wanted) - Counter(entry)).elements())
         more = " ".join(one for one in observed.get("ours", ()) if one not in wanted)

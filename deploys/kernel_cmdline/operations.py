@@ -99,7 +99,7 @@ def _confirmed(spec: KernelCmdline | None, observed: dict[str, Any]) -> StringCo
 def _script(observed: dict[str, Any]) -> Generator[Any, None, None]:
     """What puts our script for GRUB's menu right: one that is not executable makes no entry."""
     path = str(SCRIPT)
-    if own_files.changes({path: SCRIPT_TEXT}, observed["files"], MODES)[0]:
+    if own_files.changes({path: SCRIPT_TEXT}, observed.get("files", {}), MODES)[0]:
         yield from own_files.put(path, SCRIPT_TEXT, MODES[path])
 
 

@@ -634,6 +634,7 @@ GONE = {**BARE, "trial_files": []}
         (tried, TRIAL, SPEC, []),
         (tried, ON_TRIAL, SPEC, ["_module.confirm("]),
         (tried, GONE, None, []),
+        (tried, {}, None, []),  # a node that has no Python yet
         (tried, {**GONE, "loader": {"kind": "", "why": "x"}}, None, []),
         (tried, BARE, SPEC, ["FileUpload", "chmod 755", "_module.stage("]),
         (tried, BACK, SPEC, ["_module.stage("]),
