@@ -164,7 +164,11 @@ def serve(
     Raises `SpecError` for wrong input before the first check.
     """
     teller = Teller(inventory, address, remedy=remedy, every=every)
-    names = _names(inventory, limit, teller.told.hosts)
+    try:
+        names = _names(inventory, limit, teller.told.hosts)
+    except BaseException:
+        teller.told.close()  # the error holds on to it
+        raise
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(0)
