@@ -6,14 +6,16 @@ apt's own words, which name the process.
 
 The clock is kept by whichever of chrony, ntpsec, openntpd or systemd-timesyncd is there, else by
 systemd-timesyncd. In a container it is enabled and does not run: the clock is the host's
-(`ConditionVirtualization=!container` in systemd-timesyncd.service).
+(`ConditionVirtualization=!container` in systemd-timesyncd.service). A clock that nobody has
+corrected for hours, on a node that has a default route, is drift: its keeper is started anew. Where
+that does not help, the network keeps the time servers away, or the keeper has others to be given.
 
 CAs of the targets' `sources` go into /usr/local/share/ca-certificates/homeport-*.crt, one
 certificate in each, named by fingerprint, and are removed when the targets no longer name them.
 `update-ca-certificates` runs when the system's bundle is not so, and not because a file changed.
 
 Undo by hand: remove those files and run `update-ca-certificates`.
-Sources: update-ca-certificates(8), timedatectl(1), systemd-timesyncd.service(8).
+Sources: update-ca-certificates(8), timedatectl(1), adjtimex(2), systemd-timesyncd.service(8).
 """
 
 import re
@@ -74,6 +76,7 @@ class Base(Spec):
 
 class BaseState(NodeFact):
     """{"timezone": "Etc/UTC", "etc_timezone": None, "zone_known": True, "container": False,
+    "in_step": True,
     "units": {"chrony.service": {"enabled": "enabled", "active": "active"}},
     "certificates": {"files": {"/usr/local/share/ca-certificates/homeport-0a1b….crt": {"mode":
                                "644", "uid": 0, "gid": 0, "sha256": "…", "link": None}},
@@ -180,7 +183,7 @@ def clock_command(observed: dict[str, Any]) -> str | None:
     state = units.get(unit, {})
     runs = state.get("active") == "active" or observed.get("container", False)
     if state.get("enabled") == "enabled" and runs:
-        return None
+        return None if observed.get("in_step") is not False else f"systemctl restart {unit}"
     unmask = f"systemctl unmask {unit}; systemctl unmask --runtime {unit}; "
     return f"{unmask if _masked(state) else ''}systemctl enable --now {unit}"
 
@@ -195,7 +198,10 @@ def clock_words(zone: str, observed: dict[str, Any]) -> Iterator[Pair]:
         unit = clock_unit(observed.get("units", {}))
         state = observed.get("units", {}).get(unit)
         there = f"{state['enabled']}, {state['active']}" if state else "not installed"
-        yield Pair(f"{unit}: enabled, active", there)
+        if there == "enabled, active":
+            yield Pair("the clock in step with its servers", f"not, though {unit} runs")
+        else:
+            yield Pair(f"{unit}: enabled, active", there)
 
 
 def _observed(spec: Base, wanted: dict[str, str]) -> dict[str, Any]:

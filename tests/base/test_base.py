@@ -1,5 +1,6 @@
 """Base: what is refused, and what differs from what is wanted."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from deploys.base import (
 )
 from homeport import own_files
 from homeport.spec import SpecError
+from homeport_node import base as aboard
 from homeport_node.base import fingerprints
 from tests.operations import Words, as_put, is_refusal, yielded
 
@@ -125,6 +127,11 @@ IDLE = {"enabled": "enabled", "active": "inactive"}
             {"units": {"chrony.service": {"enabled": "disabled", "active": "active"}}},
             "systemctl enable --now chrony.service",
         ),
+        (
+            {"units": {"systemd-timesyncd.service": RUNNING}, "in_step": False},
+            "systemctl restart systemd-timesyncd.service",
+        ),
+        ({"units": {"systemd-timesyncd.service": RUNNING}, "in_step": None}, None),
         ({}, "systemctl enable --now systemd-timesyncd.service"),
         (
             {"units": {"systemd-timesyncd.service": {"enabled": "masked", "active": "inactive"}}},
@@ -147,6 +154,43 @@ def test_clock(observed: dict[str, Any], command: str | None) -> None:
     assert clock_command(observed) == command
 
 
+ROUTE = """\
+Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT
+eth0 {} 0100000A 0003 0 0 0 00000000 0 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("route", "up", "error", "said"),
+    [
+        ("00000000", 601, 15_999_999, True),
+        ("00000000", 601, 16_000_000, False),
+        ("00000000", 599, 16_000_000, None),
+        ("0000000A", 601, 16_000_000, None),
+    ],
+    ids=["corrected", "not for hours", "just booted", "no way out"],
+)
+def test_a_clock_in_step(
+    route: str,
+    up: int,
+    error: int,
+    said: bool | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "route").write_text(ROUTE.format(route))
+    (tmp_path / "uptime").write_text(f"{up}.12 34.56\n")
+    monkeypatch.setattr(aboard, "ROUTES", tmp_path / "route")
+    monkeypatch.setattr(aboard, "UPTIME", tmp_path / "uptime")
+    monkeypatch.setattr(aboard, "clock_error", lambda: error)
+    assert aboard.in_step(container=False) is said
+    assert aboard.in_step(container=True) is None
+
+
+def test_the_kernel_says_by_how_much_the_clock_may_be_wrong() -> None:
+    assert 0 <= aboard.clock_error() <= 16_000_000
+
+
 # The operations ---------------------------------------------------------------------------------
 
 SPEC = Base(packages=("jq",))
@@ -159,6 +203,7 @@ AS_WANTED: dict[str, Any] = {
     "etc_timezone": None,
     "zone_known": True,
     "container": False,
+    "in_step": True,
     "units": {"systemd-timesyncd.service": RUNNING},
     "certificates": _trusting(FIRST),
 }
@@ -258,6 +303,12 @@ WORDS: list[Words] = [
         [{**AS_WANTED, "units": {}}],
         {"spec": SPEC},
         [("systemd-timesyncd.service: enabled, active", "not installed")],
+    ),
+    (
+        clock,
+        [{**AS_WANTED, "in_step": False}],
+        {"spec": SPEC},
+        [("the clock in step with its servers", "not, though systemd-timesyncd.service runs")],
     ),
     (
         trusted_certificates,
