@@ -8,97 +8,33 @@ import os
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 # First of all: gevent must patch the standard library before anything else has imported it.
 import pyinfra_cli  # noqa: F401  # isort: skip
 import click
 from click.core import ParameterSource
-from pyinfra.api.exceptions import PyinfraError
 
-from homeport import report
+from homeport import options, report
 from homeport.capability import Capability
-from homeport.lab import LabError
+from homeport.lab.commands import bench, rehearse, release, test
+from homeport.options import (
+    INVENTORY,
+    JSON,
+    LIMIT,
+    FromHere,
+    Group,
+    Key,
+    command_line,
+    give_up,
+)
 from homeport.spec import fail
 from homeport.targets import lock_path, read_targets, targets_path
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# Where the person stands: `main` moves to the checkout, from which pyinfra finds its files.
-HERE = Path.cwd()
-
-
-def _from_here(text: str) -> Path:
-    """The path that `text` means to the person, shown from the checkout when it lies there."""
-    path = Path(os.path.normpath(HERE / text))
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-
-
-class _FromHere(click.ParamType[Path]):
-    name = "path"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
-        return value if isinstance(value, Path) else _from_here(value)
-
-
-class _Key(click.ParamType[str]):
-    name = "file"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        path = Path(os.path.normpath(HERE / Path(value).expanduser()))
-        home = Path.home()
-        return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-
-
-class _JsonFile(click.ParamType[str]):
-    name = "file"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        path = HERE / value
-        if value != "-" and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-            fail("--json", value, "must be a file in a folder that exists and can be written to")
-        return "-" if value == "-" else str(path)
-
-
-INVENTORY = click.argument("inventory", type=_FromHere())
-JSON = click.option(
-    "--json", "to", metavar="FILE", type=_JsonFile(), help="Also write JSON; - is standard output."
-)
-
 
 DATA_HELP = (
     "reboot=never: reboot nothing, and say what waits; reboot_timeout=SECONDS: how long a reboot "
     "may take (900). Repeatable."
 )
-
-
-def give_up(message: str) -> NoReturn:
-    """Print one line and exit 1."""
-    report.console.print(message, style="red", markup=False)
-    raise SystemExit(1)
-
-
-def command_line(command: str, inventory: Path) -> str:
-    """How a person types `command` for `inventory`, environment included."""
-    settings = [
-        f"{name}={os.environ[name]} "
-        for name in ("HOMEPORT_TARGETS", "HOMEPORT_LOCK")
-        if os.environ.get(name)
-    ]
-    return f"{''.join(settings)}bin/homeport {command} {inventory}"
-
-
-click.UsageError.exit_code = 1  # click's own 2 means "differs" here
-
-
-class _Group(click.Group):
-    """Wrong input and refusals end in one line and exit status 1, never in a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (PyinfraError, LabError) as error:
-            give_up(str(error))
 
 
 def capabilities() -> dict[str, Capability]:
@@ -116,7 +52,7 @@ def capabilities() -> dict[str, Capability]:
     return found
 
 
-@click.group("homeport", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("homeport", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--targets",
     metavar="FILE",
@@ -136,18 +72,18 @@ def main(ctx: click.Context, targets: str | None, lock: str | None) -> None:
     """Takes bare machines to working, private LLM nodes, and proves it."""
     # The variable is what a rehearsal sets, before there is a lock.
     given = ctx.get_parameter_source("lock") is ParameterSource.COMMANDLINE
-    if lock and given and ctx.invoked_subcommand != "lock" and not (HERE / lock).is_file():
+    if lock and given and ctx.invoked_subcommand != "lock" and not (options.HERE / lock).is_file():
         fail("--lock", lock, "must be a lock: there is no such file")
-    os.chdir(ROOT)
+    os.chdir(options.ROOT)
     if targets:
-        os.environ["HOMEPORT_TARGETS"] = str(HERE / targets)
+        os.environ["HOMEPORT_TARGETS"] = str(options.HERE / targets)
     if lock:
-        os.environ["HOMEPORT_LOCK"] = str(HERE / lock)
+        os.environ["HOMEPORT_LOCK"] = str(options.HERE / lock)
 
 
 @main.command()
 @INVENTORY
-@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@LIMIT
 @click.option("--data", multiple=True, metavar="KEY=VALUE", help=DATA_HELP)
 @JSON
 def converge(
@@ -170,7 +106,7 @@ def converge(
     with display.live():
         result = run.converge(
             inventory,
-            ROOT / "deploys" / "full.py",
+            options.ROOT / "deploys" / "full.py",
             limit=limit,
             progress=display,
             closing=_closing,
@@ -204,11 +140,11 @@ def _closing(host: Any) -> list[str]:
 
 @main.command()
 @INVENTORY
-@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@LIMIT
 @click.option(
     "--deploy",
     metavar="FILE",
-    type=_FromHere(),
+    type=FromHere(),
     help="Check against this deploy instead of deploys/full.py.",
 )
 @JSON
@@ -252,7 +188,7 @@ def drift(
         teller = Teller(inventory, tell, remedy=words) if tell else None
     if deploy and not deploy.is_file():
         fail("--deploy", str(deploy), "must be a deploy: there is no such file")
-    result = check(inventory, ROOT / (deploy or "deploys/full.py"), limit=limit)
+    result = check(inventory, options.ROOT / (deploy or "deploys/full.py"), limit=limit)
     found = result_json(str(inventory), result)
     # What is printed comes last: it ends the program when nobody reads it, as with `| head -1`.
     if teller:
@@ -293,7 +229,7 @@ def _print_unit(inventory: Path, limit: tuple[str, ...], every: str) -> None:
 
 @main.command()
 @INVENTORY
-@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@LIMIT
 @click.option("-k", "expression", default="", help="Only the checks that match, as in pytest.")
 @JSON
 def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | None) -> None:
@@ -316,12 +252,12 @@ def verify(inventory: Path, limit: tuple[str, ...], expression: str, to: str | N
 @click.option("--user", default="root", show_default=True, help="Who logs in there.")
 @click.option("--port", default=22, show_default=True, help="Its ssh port.")
 @click.option(
-    "--key", type=_Key(), metavar="FILE", help="Private key to log in with; else the agent's."
+    "--key", type=Key(), metavar="FILE", help="Private key to log in with; else the agent's."
 )
 @click.option("--name", default="", help="The host's name; else the inventory's only one, or node.")
 @click.option(
     "--inventory",
-    type=_FromHere(),
+    type=FromHere(),
     help="Inventory whose GPU, card and radio names to fill in.",
 )
 @click.option(
@@ -406,7 +342,7 @@ def _stack_command(inventory: Path, limit: tuple[str, ...], verb: str, *words: s
 def _verb(name: str, summary: str) -> None:
     @main.command(name, help=summary)
     @INVENTORY
-    @click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+    @LIMIT
     def command(inventory: Path, limit: tuple[str, ...]) -> None:
         _stack_command(inventory, limit, name)
 
@@ -419,7 +355,7 @@ _verb("stop", "Stop the stack on the nodes of INVENTORY; it stays stopped until 
 @main.command()
 @INVENTORY
 @click.argument("service", required=False)
-@click.option("--limit", multiple=True, metavar="HOST", help="Only this host; repeatable.")
+@LIMIT
 @click.option("--lines", default=100, show_default=True, help="How many of the last lines.")
 def logs(inventory: Path, service: str | None, limit: tuple[str, ...], lines: int) -> None:
     """Show the last log lines of the stack, or of one SERVICE.
@@ -429,118 +365,8 @@ def logs(inventory: Path, service: str | None, limit: tuple[str, ...], lines: in
     _stack_command(inventory, limit, "logs", str(lines), *([service] if service else []))
 
 
-@main.command()
-@INVENTORY
-@click.option(
-    "--on",
-    "on",
-    default="container",
-    show_default=True,
-    type=click.Choice(["container", "machine"]),
-    help="A container, in a minute or two; or a virtual machine, with a kernel and reboots.",
-)
-@click.option(
-    "--keep", is_flag=True, help="Leave the lab machine running, and say how to reach it."
-)
-@JSON
-def rehearse(
-    inventory: Path, on: Literal["container", "machine"], keep: bool, to: str | None
-) -> None:
-    """Build INVENTORY on a lab machine, with no GPU: converge, verify, converge again."""
-    from homeport.inventory import unbound
-    from homeport.lab.rehearse import rehearse as run_rehearsal
-
-    unbound(inventory)  # before anything is installed for it
-    _install_lab_packages()
-    result = run_rehearsal(inventory, on=on, keep=keep)
-    if to:
-        report.write_json(result.to_json(), to)
-    raise SystemExit(0 if result.ok else 1)
-
-
-@main.command()
-def release() -> None:
-    """Take away every lab that `rehearse --keep` left up."""
-    from homeport.lab.stage import release as take_away
-
-    count = take_away()
-    report.console.print(f"{count} kept labs taken away")
-
-
-def _install_lab_packages() -> None:
-    from homeport.lab.prerequisites import install_lab_packages
-
-    install_lab_packages()
-
-
-@main.group()
-def bench() -> None:
-    """Measure Homeport against the ways people do the same work without it."""
-
-
-@bench.command("converge")
-@click.option("--rounds", default=1, show_default=True, help="How often each tool builds the node.")
-@JSON
-def bench_converge(rounds: int, to: str | None) -> None:
-    """Time the first converge of Iona against an idiomatic shell script, on the same lab node."""
-    from homeport.lab.bench_converge import bench_converge as measure
-
-    _install_lab_packages()
-    result = measure(Path("inventory/iona.py"), rounds=rounds)
-    if to:
-        report.write_json(result, to)
-
-
-@bench.command("drift")
-@click.argument("inventory", type=_FromHere(), default="inventory/iona.py")
-@click.option("--hosts", metavar="N[,N]", help="Measure Homeport over so many targets instead.")
-@click.option("--rtt", "rtts", multiple=True, type=int, default=(0, 20), help="Round trip in ms.")
-@click.option("--runs", default=5, show_default=True, help="How often each tool checks the node.")
-@click.option(
-    "--workload",
-    "workloads",
-    multiple=True,
-    type=click.Choice(["150", "iona"]),
-    default=("150", "iona"),
-    help="Only this one; iona stands for INVENTORY.",
-)
-@JSON
-def bench_drift(
-    inventory: Path,
-    hosts: str | None,
-    rtts: tuple[int, ...],
-    runs: int,
-    workloads: tuple[str, ...],
-    to: str | None,
-) -> None:
-    """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far."""
-    from homeport.inventory import unbound
-    from homeport.lab.bench_drift import measure
-
-    unbound(inventory)
-    try:
-        counts = tuple(int(word) for word in hosts.split(",")) if hosts else ()
-    except ValueError as error:
-        raise click.UsageError(f"--hosts {hosts}: must be numbers such as 1,10,50") from error
-    if runs < 1 or any(not 1 <= count <= 500 for count in counts):
-        raise click.UsageError("--runs must be at least 1, and --hosts 1 to 500")
-    _install_lab_packages()
-    if counts:
-        result = measure.bench_fleet(counts, runs)
-    else:
-        result = measure.bench_drift(inventory, workloads, rtts, runs)
-    measure.print_end(result)
-    if to:
-        report.write_json(result, to)
-
-
-@main.command()
-@click.argument("tiers", nargs=-1)
-def test(tiers: tuple[str, ...]) -> None:
-    """Run the tests: unit and container, or the TIERS named (unit, container, machine, soak)."""
-    from homeport.tiers import run_tiers
-
-    raise SystemExit(run_tiers(tiers))
+for _command in (rehearse, release, bench, test):
+    main.add_command(_command)
 
 
 @main.command()

@@ -95,11 +95,13 @@ def say(words): says(name=f"Say it on {host.name}", words=words)
 """
 
 # The command line, with another checkout whose full.py is ours.
-DRIVER = "import sys, homeport.cli as c; from pathlib import Path; c.ROOT = Path(sys.argv.pop(1)); "
+DRIVER = "import sys, homeport.cli as c, homeport.options as o; from pathlib import Path; "
 # Who is started in the background by a shell ignores SIGINT, and so do all that it starts.
 DRIVER += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 DRIVER += "import homeport.drift as d; d.FACT_TIMEOUT = 1; "
-DRIVER += "sys.path.insert(0, str(c.ROOT)); c.main(prog_name='homeport')"
+DRIVER += (
+    "o.ROOT = Path(sys.argv.pop(1)); sys.path.insert(0, str(o.ROOT)); c.main(prog_name='homeport')"
+)
 
 NOWHERE = '("@ssh/nowhere", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})'
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from homeport import cli
 from homeport.inventory import unbound
+from homeport.lab import commands
 from homeport.run import load
 from homeport.spec import SpecError
 
@@ -197,7 +198,7 @@ def test_a_lock_that_is_not_there_is_made_alone(monkeypatch: pytest.MonkeyPatch)
 def test_nothing_is_installed_for_no_inventory(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(cli, "_install_lab_packages", lambda: pytest.fail("installed"))
+    monkeypatch.setattr(commands, "_install_lab_packages", lambda: pytest.fail("installed"))
     done = CliRunner().invoke(cli.main, [*words, "/none.py"])
     assert done.exit_code == 1
     assert "/none.py: there is no such inventory" in done.stderr

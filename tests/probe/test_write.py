@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from homeport import cli, probe
+from homeport import cli, options, probe
 from homeport.spec import SpecError
 from homeport.targets_text import put
 
@@ -78,8 +78,8 @@ def test_a_file_that_cannot_be_taken_apart_stays(tmp_path: Path, text: str) -> N
 def run(monkeypatch: pytest.MonkeyPatch, directory: Path, hosts: str, *words: str) -> Result:
     """`probe --inventory` of an inventory with `hosts`; what was asked of the probe is printed."""
     monkeypatch.chdir(directory)
-    monkeypatch.setattr(cli, "HERE", directory)
-    monkeypatch.setattr(cli, "ROOT", directory)
+    monkeypatch.setattr(options, "HERE", directory)
+    monkeypatch.setattr(options, "ROOT", directory)
     monkeypatch.setattr(probe, "probe", lambda host, **asked: f"{asked}\n")
     nodes = ", ".join(f"{one}=Node(name={one!r})" for one in hosts.split())
     head = "from deploys.node import Node\nfrom homeport.inventory import inventory\n"
