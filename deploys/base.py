@@ -199,7 +199,8 @@ def clock_words(zone: str, observed: dict[str, Any]) -> Iterator[Pair]:
         state = observed.get("units", {}).get(unit)
         there = f"{state['enabled']}, {state['active']}" if state else "not installed"
         if there == "enabled, active":
-            yield Pair("the clock in step with its servers", f"not, though {unit} runs")
+            there = f"not, though {unit} runs: do they answer?"
+            yield Pair("the clock in step with its time servers", there)
         else:
             yield Pair(f"{unit}: enabled, active", there)
 

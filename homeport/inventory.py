@@ -80,9 +80,11 @@ def _known_hosts(target: Target) -> Path:
 
 
 def _with_gpus(node: S, target: Target) -> S:
-    """`node`, whose GPUs all have a UUID unless it brings the driver that knows them."""
+    """`node`, whose GPUs all have a UUID, unless it brings the driver that knows them: none has one
+    until then."""
     specs = [getattr(node, field.name) for field in dataclasses.fields(node)]  # type: ignore[arg-type]
-    if not any(isinstance(spec, Spec) and spec.brings_driver for spec in specs):
+    brought = any(isinstance(spec, Spec) and spec.brings_driver for spec in specs)
+    if not brought or any(target.gpus.values()):
         for one in find(node, Gpu):
             if not one.uuid:
                 target.gpu(one.handle)  # raises

@@ -44,7 +44,8 @@ class JsonFile(click.ParamType[str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         path = HERE / value
-        if value != "-" and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        where = path if path.exists() else path.parent
+        if value != "-" and (path.is_dir() or not os.access(where, os.W_OK)):
             fail("--json", value, "must be a file in a folder that exists and can be written to")
         return "-" if value == "-" else str(path)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
-from pyinfra.facts.files import File
+from pyinfra.facts.files import Directory, File
 from pyinfra.operations import files
 
 from homeport.differs import Pair, content, differs, listed
@@ -81,6 +81,9 @@ def no_longer(paths: list[str]) -> Iterator[Pair]:
 
 def put(path: str, text: str, mode: str = MODE) -> Generator[Any, None, None]:
     """Commands for an operation to yield: the file at `path` is root's, and is `text`."""
+    if host.get_fact(Directory, path=path):
+        yield refuse(f"{path}: is a directory", "move it away", wanted=f"{path}: a file")
+        return
     steps = [*files.put._inner(src=StringIO(text), dest=path, user="root", group="root", mode=mode)]
     if host.get_fact(File, path=path) is False:
         # A link, mostly: pyinfra would write what it leads to, and leave it.

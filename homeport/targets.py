@@ -179,6 +179,13 @@ class Target(Spec):
         words += ["--key", self.ssh_key] if self.ssh_key else []
         return shlex.join(words)
 
+    def fill(self, inventory: Path) -> str:
+        """The command that writes what the machine has into the targets file of `inventory`."""
+        given = os.environ.get("HOMEPORT_TARGETS")
+        words = ["--name", self.name, "--inventory", os.path.relpath(inventory), "--write"]
+        setting = f"HOMEPORT_TARGETS={shlex.quote(given)} " if given else ""
+        return f"{setting}{self.probe} {shlex.join(words)}"
+
     def gpu(self, handle: str) -> str:
         """The UUID of the GPU called `handle`. Raises `SpecError` when the target names none."""
         remedy = "; while it has no driver, nvidia=Nvidia(…) in the inventory brings one"

@@ -64,14 +64,15 @@ class Teller:
         if self.to_skip:
             self.to_skip -= 1
             return
-        failure = self._send()
-        if not failure:
+        failure, is_away = self._send()
+        if failure:
+            self.said.append(f"{self.webhook.shown} was not told: {failure}")
+        if not is_away:
             self.failures = 0
             return
         rest = max(0, RETRY // self.every - 1) if self.every else 0
         self.to_skip = min(2**self.failures - 1, rest)
         self.failures = min(self.failures + 1, 30)
-        self.said.append(f"{self.webhook.shown} was not told: {failure}")
 
     def say(self) -> None:
         """Print what came of it: later, lest a terminal that is gone keep any from being told."""
@@ -79,14 +80,14 @@ class Teller:
         for line in lines:
             report.console.print(line, markup=False)
 
-    def _send(self) -> str:
-        """Send what is new; "" or what went wrong first.
+    def _send(self) -> tuple[str, bool]:
+        """Send what is new; "" or what went wrong first, and whether the webhook is to be rested.
 
         A message that is refused keeps no other from being sent; a webhook that is away does.
         """
         news = {n: one for n, one in self.told.hosts.items() if one.seen.news_after(one.told)}
         if not news:
-            return ""
+            return "", False
         failure = ""
         try:
             with deadline(self.patience), self.webhook.client() as client:
@@ -100,11 +101,11 @@ class Teller:
                     else:
                         failure = failure or f"{name}: it answered {status}"
                         if is_closed(status):
-                            break
-                return failure
+                            return failure, True
+                return failure, False
         except FAULTS as error:
-            return words_of(error)
-        return f"it took longer than {self.patience:g} s"
+            return words_of(error), True
+        return f"it took longer than {self.patience:g} s", True
 
     def _keep(self) -> None:
         failure = self.told.keep()

@@ -65,21 +65,33 @@ def put(value: "dict[str, Any]", path: str, new: Any) -> "dict[str, Any]":
     return result
 
 
+def _as_wanted(current: "dict[str, Any]", wanted: "dict[str, Any]") -> "dict[str, Any]":
+    """Those of `wanted` that `current` has, each with all others that yield to the same."""
+
+    def has(path: str) -> bool:
+        tied = {path, *YIELDS_TO.get(path, ()), *(p for p, to in YIELDS_TO.items() if path in to)}
+        return all(get(current, one) == wanted[one] for one in tied & wanted.keys())
+
+    return {path: value for path, value in wanted.items() if has(path)}
+
+
 def merged(
     current: "dict[str, Any]", record: "dict[str, Any]", wanted: "dict[str, Any]"
 ) -> "tuple[dict[str, Any], dict[str, Any]]":
     """daemon.json and our record of it as they ought to be: (configuration, record).
 
-    The record is {"ours": {path: value}}: what we set, and what was as wanted already, so that one
-    that was lost comes back. What somebody else set is not overruled, see `YIELDS_TO`. A path that
-    is not wanted any more is taken out, unless it was edited since: then it is left as it is.
+    The record is {"ours": {path: value}}: what we set. Without one, so that one that was lost comes
+    back, it is what is as wanted together with all that goes by it in `YIELDS_TO`. What somebody
+    else set is not overruled. A path that is not wanted any more is taken out, unless it was edited
+    since: then it is left as it is.
     """
     ours = dict(record.get("ours", {}))
+    if not record:
+        ours = _as_wanted(current, wanted)
     result = dict(current)
     for path in ours.keys() - wanted.keys():
         if get(result, path) == ours.pop(path):
             result = put(result, path, MISSING)
-    ours |= {path: value for path, value in wanted.items() if get(result, path) == value}
     theirs = {
         path
         for path in {*wanted, *(other for others in YIELDS_TO.values() for other in others)}
@@ -383,6 +395,17 @@ def units(names: "list[str]") -> "dict[str, dict[str, Any]]":
     }
 
 
+def listens(words: "list[str]") -> "list[str]":
+    """The addresses in dockerd's own command line: "-H X", "-HX", "--host X", "--host=X"."""
+    found = []
+    for word, after in zip(words, [*words[1:], ""]):  # noqa: B905  # as long as each other
+        if word in ("-H", "--host"):
+            found.append(after)
+        elif word.startswith(("-H", "--host=")):
+            found.append(word.removeprefix("-H").removeprefix("--host="))
+    return found
+
+
 def exposed(pid: int, processes: str = "/proc") -> "list[str]":
     """Where dockerd takes orders from the network and asks for no certificate: whoever reaches
     "tcp://0.0.0.0:2375" is root here. By daemon.json, and by how process `pid` was started."""
@@ -391,12 +414,12 @@ def exposed(pid: int, processes: str = "/proc") -> "list[str]":
     except ValueError:
         config = {}
     words = (read(f"{processes}/{pid}/cmdline") or "").split("\0") if pid else []
-    if config.get("tlsverify") or {"--tlsverify", "--tlsverify=true"} & {*words}:
+    asks = [word for word in words if re.fullmatch("--tlsverify(=(1|t|true))?", word, re.I)]
+    if config.get("tlsverify") or asks:
         return []
     hosts = config.get("hosts")
-    words += map(str, hosts if isinstance(hosts, list) else ())
-    found = {one for word in words for one in re.findall(r"tcp://[^\s,]+", word)}
-    return sorted(one for one in found if not LOOPBACK.match(one))
+    found = {*listens(words), *map(str, hosts if isinstance(hosts, list) else ())}
+    return sorted(one for one in found if one.startswith("tcp://") and not LOOPBACK.match(one))
 
 
 def ip(*what: str) -> "list[dict[str, Any]]":

@@ -59,7 +59,12 @@ def fault(path: Path, record: Document) -> str:
         return "not verified"
     if status.st_mtime_ns != record["mtime_ns"]:
         return "touched since it was verified"
-    mode = stat.S_IMODE(status.st_mode)
+    return wrong_mode(path)
+
+
+def wrong_mode(path: Path) -> str:
+    """What is wrong with the mode of a file that all may read and its owner alone may write."""
+    mode = stat.S_IMODE(path.stat().st_mode)
     return "" if mode & 0o446 == 0o444 else f"mode {mode:o} instead of {MODE:o}"
 
 

@@ -19,6 +19,7 @@ from homeport_node.hf_models import (
     links,
     manifest_path,
     manifests,
+    wrong_mode,
 )
 from homeport_node.hf_models_hub import LARGEST, MIB, Hub, sha256_progress
 
@@ -130,6 +131,11 @@ class Plan:
             whole, part = self.folder / path, self.partial / path
             if whole.is_file():
                 whole.chmod(MODE)
+                if wrong_mode(whole):
+                    raise SystemExit(
+                        f"{whole}: {wrong_mode(whole)}, and its file system keeps it so: mount "
+                        "that with umask=022, or choose another `hf_models.directory`"
+                    )
             if not fault(whole, record) or self.verified(whole, path, record):
                 continue
             if not (record["sha256"] and self.twin(record)):

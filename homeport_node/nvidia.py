@@ -30,6 +30,8 @@ MANAGED = (Path(NVIDIA_HELD), Path("/etc/systemd/system", UNIT))
 SYS, MODULES, BOOT = Path("/sys"), Path("/lib/modules"), Path("/boot")
 # Kernels that `proxmox-boot-tool kernel pin` chose: for the next boot, and for every one.
 PINS = (Path("/etc/kernel/next-boot-pin"), Path("/etc/kernel/proxmox-boot-pin"))
+# With it proxmox-boot-tool keeps the boot loader's files, and GRUB's menu here counts for nothing.
+PROXMOX = Path("/etc/kernel/proxmox-boot-uuids")
 # Debian gives the file of the module another name than the module: nvidia-current.ko.
 MODULE_FILE = re.compile(r"nvidia(-current|-tesla(-\d+)?)?(-open)?\.ko(\.(gz|xz|zst))?")
 # What dkms signs modules with: Debian's, and Ubuntu's.
@@ -189,7 +191,7 @@ def next_kernel() -> str:
     GRUB's default entry, else the newest, as systemd-boot and a GRUB nobody configured do."""
     releases = [path.name.removeprefix("vmlinuz-") for path in BOOT.glob("vmlinuz-*")]
     chosen = [(read(pin) or "").strip() for pin in PINS]
-    if releases and not any(chosen):
+    if releases and not any(chosen) and not PROXMOX.exists():
         chosen = [grub.kernel_release(grub.booted_entry())]
     for one in chosen:
         if one in releases:

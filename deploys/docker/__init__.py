@@ -8,9 +8,8 @@ Compose plugin, which conflicts with the distributions'. Packages and data are n
 otherwise: each service of the stack names its own logging, and the guard learns networks and pools
 from Docker. Of our paths only the missing ones are added (without `bip` where somebody chose a
 bridge, without log options where somebody chose a driver), and the file's mode stays.
-/var/lib/homeport/docker.json remembers what we set, and what was so already; an edit of that is
-drift, and so is its loss. A configuration that `dockerd --validate` (23.0 and newer) refuses is not
-written.
+/var/lib/homeport/docker.json remembers what we set; an edit of that is drift, and so is its loss. A
+configuration that `dockerd --validate` (23.0 and newer) refuses is not written.
 
 Docker is restarted only when it runs with other values of our paths than the file has: a drop-in
 of docker.service copies the file whenever Docker starts, and a Docker that was started before that

@@ -1,7 +1,6 @@
 """The three places in a run where the GPUs' driver and settings have their turn."""
 
-import os
-import shlex
+from pathlib import Path
 from typing import Any
 
 from pyinfra.api import deploy
@@ -35,14 +34,11 @@ def prepare(spec: Nvidia | None, target: Target) -> None:
 @deploy("NVIDIA: which GPU is which")
 def known(gpus: tuple[Gpu, ...], target: Target, data: Any) -> None:
     """Stop where GPUs have no UUID in the targets file: nothing but the driver can tell them, which
-    works now, or after the reboot that a run with this host `data` put off."""
+    works by now."""
     handles = tuple(gpu.handle for gpu in gpus if not gpu.uuid)
     if handles:
-        inventory = shlex.quote(os.path.relpath(data.inventory_file))
-        fill = f"{target.probe} --inventory {inventory} --write"
-        settings.known(
-            name="GPUs known", handles=handles, fill=fill, after_reboot=not may_reboot(data)
-        )
+        fill = target.fill(Path(data.inventory_file))
+        settings.known(name="GPUs known", handles=handles, fill=fill)
 
 
 @deploy("NVIDIA: the cards")

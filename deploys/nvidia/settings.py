@@ -170,14 +170,17 @@ def _remove(paths: list[str]) -> StringCommand:
 
 
 @operation()
-def known(handles: tuple[str, ...], fill: str, after_reboot: bool) -> Commands:
+def known(handles: tuple[str, ...], fill: str) -> Commands:
     """The targets file says which GPU each of `handles` is; the command `fill` has it do so."""
-    then = f"`{fill}`, then converge again"
+    observed = observed_cards()
+    there = observed.get("cards", ())
+    found = f"knows {listed(card['uuid'] for card in there)}" if there else "does not answer yet"
+    remedy = f"`{fill}`, then converge again"
     yield refuse(
-        f"gpus: {listed(handles)}: no UUID in the targets file, and the driver, which alone knows "
-        f"it, {'works after the reboot that waits' if after_reboot else 'is there now'}",
-        f"reboot the node, then {then}" if after_reboot else then,
+        f"gpus: {listed(handles)}: no UUID in the targets file, and the driver {found}",
+        remedy if there else f"converge, which installs it and reboots; then {remedy}",
         wanted="every GPU of the inventory has a UUID in the targets file",
+        at_desk=True,
     )
 
 

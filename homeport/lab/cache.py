@@ -4,6 +4,7 @@ The root is $XDG_CACHE_HOME/homeport, by default ~/.cache/homeport. Deleting it 
 while no lab is up: everything in it is made again.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -169,7 +170,8 @@ def sweep() -> None:
             _let_go(held)
     for path in directory("disks").iterdir():
         if not path.name.startswith(".") and _older(path, hours=24 * DISK_DAYS):
-            with scratch(path.parent) as temporary:  # never half a disk in its place
+            # Never half a disk in its place. Another start may be at it.
+            with scratch(path.parent) as temporary, contextlib.suppress(FileNotFoundError):
                 path.rename(temporary / "old")
 
 

@@ -291,6 +291,7 @@ def _bare(
 
 def release(progress: Progress = quiet) -> int:
     """Take away every lab that was kept, and what is left of runs that died; how many were kept."""
+    engines.require_root()
     count = engines.release_kept(progress)
     cache.sweep()
     return count

@@ -308,7 +308,12 @@ WORDS: list[Words] = [
         clock,
         [{**AS_WANTED, "in_step": False}],
         {"spec": SPEC},
-        [("the clock in step with its servers", "not, though systemd-timesyncd.service runs")],
+        [
+            (
+                "the clock in step with its time servers",
+                "not, though systemd-timesyncd.service runs: do they answer?",
+            )
+        ],
     ),
     (
         trusted_certificates,

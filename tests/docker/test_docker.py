@@ -129,6 +129,10 @@ def test_all_is_given_back() -> None:
     current = {"debug": True, "features": {"buildkit": True}, "log-driver": "syslog"}
     assert aboard.merged(*aboard.merged(current, {}, WANTED), {}) == (current, {})
     assert aboard.merged(*aboard.merged({}, {}, WANTED), {}) == ({}, {})
+    theirs = {"log-driver": WANTED["log-driver"]}  # as Docker's own advice has it
+    config, record = aboard.merged(theirs, {}, WANTED)
+    assert "log-opts" not in config
+    assert aboard.merged(config, record, {}) == (theirs, {})
 
 
 @pytest.mark.parametrize(
@@ -358,6 +362,8 @@ def test_engine(unit: dict[str, bool], not_running: list[str], commands: list[st
         (["-H", "tcp://localhost:2375", "-H", "tcp://:2375", "-H", "tcp://[::1]:1"], {}, []),
         (["-H", "tcp://0.0.0.0:2376", "--tlsverify"], {}, []),
         (["-H", "tcp://0.0.0.0:2376"], {"tlsverify": True}, []),
+        (["-H", "tcp://0.0.0.0:2376", "--tlsverify=1"], {}, []),
+        (["--log-opt", "gelf-address=tcp://10.0.0.9:12201", "-H", "fd://"], {}, []),
         ([], {"hosts": "nonsense"}, []),
     ],
 )

@@ -186,9 +186,11 @@ def test_a_message_that_is_refused_keeps_no_other_back(iona: Desk, hook: Hook) -
         iona.checks(three)
     assert [one["host"] for one in hook.got] == ["a", "c"]
     assert "was not told: b: it answered 422" in captured.get()
+    iona.checks(three, [*three, host("drift", SERVE, name="d")])  # nor later
+    assert [one["host"] for one in hook.got] == ["a", "c", "d"]
     hook.refuses = ""
     iona.checks(three)
-    assert [one["host"] for one in hook.got] == ["a", "c", "b"]
+    assert [one["host"] for one in hook.got] == ["a", "c", "d", "b"]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 410, 429, 302, 503])

@@ -337,6 +337,9 @@ def test_the_kernel_that_boots_next(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert nvidia.next_kernel() == "6.12.48-amd64"
     saved["saved_entry"] = "old"
     assert nvidia.next_kernel() == "6.12.9-amd64"
+    monkeypatch.setattr(nvidia, "PROXMOX", tmp_path)
+    assert nvidia.next_kernel() == "6.12.48-amd64"
+    monkeypatch.setattr(nvidia, "PROXMOX", tmp_path / "none")
     pins[1].write_text("6.1.0-9-amd64\n")
     assert nvidia.next_kernel() == "6.1.0-9-amd64"
     pins[0].write_text("6.12.48-amd64\n")

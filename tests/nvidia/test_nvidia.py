@@ -616,13 +616,12 @@ WORDS: list[Words] = [
     ),
     (
         settings.known,
-        [{}],
-        {"handles": ("left", "right"), "fill": "bin/homeport probe", "after_reboot": False},
+        [BARE],
+        {"handles": ("left", "right"), "fill": "bin/homeport probe"},
         [
             (
                 "every GPU of the inventory has a UUID in the targets file",
-                "gpus: left, right: no UUID in the targets file, and the driver, which alone knows "
-                "it, is there now",
+                "gpus: left, right: no UUID in the targets file, and the driver knows " + LEFT,
             )
         ],
     ),

@@ -118,9 +118,9 @@ def test_gpus_that_nobody_could_name_yet_stop_the_run_when_their_driver_is_there
     bare.targets.write_text(re.sub('"GPU-[^"]+"', '""', filled))
     said = refused(bare)
     bare.targets.write_text(filled)
-    assert "gpus: left, right: no UUID in the targets file, and the driver" in said
-    assert f"bin/homeport probe {bare.machine.address}" in said
-    assert "--inventory" in said
+    uuids = ", ".join(sorted(gpu.uuid for gpu in bare.machine.gpus))
+    assert f"gpus: left, right: no UUID in the targets file, and the driver knows {uuids}" in said
+    assert f"probe {bare.machine.address} --key {bare.machine.ssh_key} --name cards" in said
     bare.machine.succeed(f"test ! -e {WANTED} -a ! -e /opt/homeport/current")
 
 
