@@ -221,8 +221,18 @@ def _twice(on: Stage, before: str) -> tuple[int, str]:
     return 0, f"none of {total} operations ran a command; pyinfra --dry agrees; same containers"
 
 
+# Every container runs, and none that says how it is says anything but "healthy".
+HEALTHY = """\
+! command -v docker >/dev/null && exit
+test -z "$(docker ps --all --quiet --filter health=starting --filter health=unhealthy)" &&
+test "$(docker ps --quiet | wc -l)" = "$(docker ps --all --quiet | wc -l)" ||
+{ sleep 5; exit 1; }
+"""
+
+
 def _power_cut(on: Stage) -> str:
-    """Cut every machine's power, boot it, and wait until systemd has started what it starts."""
+    """Cut every machine's power, boot it, and wait until systemd has started what it starts, and
+    its services have: an engine loads its model first."""
     began = time.monotonic()
     for machine in on.machines.values():
         before = machine.boot_id
@@ -233,7 +243,11 @@ def _power_cut(on: Stage) -> str:
         failed = machine.succeed("systemctl --failed --plain --no-legend")
         if failed:
             raise StepFailed(f"{machine.name}: units failed after the power cut: {failed}")
-    return f"off, and up again by itself in {report.human_seconds(time.monotonic() - began)}"
+    up = report.human_seconds(time.monotonic() - began)
+    for machine in on.machines.values():
+        machine.wait_until(HEALTHY, timeout=300, what="every service is healthy")
+    healthy = report.human_seconds(time.monotonic() - began)
+    return f"off, and up again by itself in {up}, with every service healthy in {healthy}"
 
 
 def _verify(on: Stage) -> str:
