@@ -182,12 +182,13 @@ class Engine:
         said = ""
         for number in _shuffled():
             subnet = ipaddress.IPv4Network(f"{self.pool}.{number}.0/24")
-            words = ["--subnet", str(subnet)]
+            words, by_ipv6 = ["--subnet", str(subnet)], None
             if Path("/proc/net/if_inet6").exists():
-                words += ["--ipv6", "--subnet", f"fd68:6f6d:6570:{number:x}::/64"]
+                by_ipv6 = ipaddress.IPv6Network(f"fd68:6f6d:6570:{number:x}::/64")
+                words += ["--ipv6", "--subnet", str(by_ipv6)]
             done = self.run("network", "create", *words, *self.labels, name)
             if done.returncode == 0:
-                return Network(name=name, subnet=subnet)
+                return Network(name=name, subnet=subnet, by_ipv6=by_ipv6)
             said = done.stderr.decode(errors="replace").strip()
             if "overlaps" not in said:
                 break
@@ -204,15 +205,29 @@ class Engine:
 class Network:
     """A lab's network: `name`, `subnet`, and addresses handed out one by one."""
 
-    def __init__(self, *, name: str, subnet: ipaddress.IPv4Network) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        subnet: ipaddress.IPv4Network,
+        by_ipv6: ipaddress.IPv6Network | None = None,
+    ) -> None:
         self.name = name
         self.subnet = subnet
+        self.by_ipv6 = by_ipv6
         self._next = 10
 
     def address(self) -> str:
         """A free address on the network."""
         self._next += 1
         return str(self.subnet[self._next])
+
+    def at(self, address: str) -> list[str]:
+        """Docker's words for a container at `address`, and at one of IPv6 that stays the same: left
+        to itself, Docker hands out another when the container starts again."""
+        words = ["--network", self.name, "--ip", address]
+        number = int(ipaddress.IPv4Address(address)) - int(self.subnet.network_address)
+        return words + (["--ip6", str(self.by_ipv6[number])] if self.by_ipv6 else [])
 
 
 def _shuffled() -> list[int]:

@@ -1,5 +1,6 @@
 """The engine's choices: which daemon, which addresses, what is missing and what to type."""
 
+import ipaddress
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,11 @@ def test_a_dead_run_s_containers_are_swept_by_its_own_cache_alone(
     listed, removed, _ = said.read_text().splitlines()
     assert f"label={mine}" in listed
     assert removed == "rm --force --volumes c1"
+
+
+def test_a_machine_has_the_same_address_of_ipv6_after_a_power_cut() -> None:
+    subnet = ipaddress.IPv4Network("10.214.7.0/24")
+    plain = module.Network(name="n", subnet=subnet)
+    assert plain.at("10.214.7.12") == ["--network", "n", "--ip", "10.214.7.12"]
+    both = module.Network(name="n", subnet=subnet, by_ipv6=ipaddress.IPv6Network("fd68::/64"))
+    assert both.at("10.214.7.12")[4:] == ["--ip6", "fd68::c"]

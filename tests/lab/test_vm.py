@@ -164,12 +164,14 @@ def test_a_machine_is_bare_and_whole(made: Box) -> None:
 def test_a_power_cut_is_no_shutdown(made: Box) -> None:
     machine = made.machine
     machine.succeed("echo unwritten > /run/gone; echo kept > /root/kept; sync")
-    before = machine.boot_id
+    before, addresses = machine.boot_id, machine.addresses
     machine.power_cut()
     with pytest.raises(AgentGone):
         machine.run("true", timeout=1)
     machine.start()
     assert machine.boot_id != before
+    assert machine.addresses == addresses
+    machine.succeed(f"ip address | grep -F ' {addresses[-1]}/'")
     assert machine.succeed("cat /root/kept") == "kept"
     machine.fail("test -e /run/gone")
     shown = machine.succeed("journalctl -b -1 --no-pager -o cat")

@@ -208,7 +208,7 @@ def virtual_machine(
     with packages("trixie", container, engine) as shared:
         try:
             accelerated = emulator.acceleration(engine, base.kernel, progress)
-            made.words = ["--network", network.name, "--ip", address, "--cap-add", "NET_ADMIN"]
+            made.words = [*network.at(address), "--cap-add", "NET_ADMIN"]
             made.words += ["--device", "/dev/net/tun", "--volume", f"{shared}:/packages"]
             made.accelerated = accelerated
             made.fit(hardware)
