@@ -226,7 +226,7 @@ class HomeportConnector(SSHConnector):
         Not for another user's files: pyinfra makes a copy that everybody on the node may read.
         """
         if kwargs.get("_sudo") or kwargs.get("_su_user"):
-            raise NotImplementedError("files are fetched as the connecting user only")
+            raise OSError("files are fetched as the connecting user only: leave out _sudo")
         self.memory.change()
         with self._in_words():
             return bool(super().get_file(*args, **kwargs))

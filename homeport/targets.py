@@ -170,21 +170,16 @@ class Target(Spec):
         filled = [one for one in ids if one]
         self.require(table, len({*filled}) == len(filled), f"must name each {what} once")
 
-    @property
-    def probe(self) -> str:
-        """The command that reads the machine anew."""
+    def fill(self, inventory: Path) -> str:
+        """The command that reads the machine anew, into the targets file of `inventory`."""
+        given = os.environ.get("HOMEPORT_TARGETS")
         words = ["bin/homeport", "probe", self.address]
         words += ["--user", self.user] if self.user != "root" else []
         words += ["--port", str(self.port)] if self.port != 22 else []
         words += ["--key", self.ssh_key] if self.ssh_key else []
-        return shlex.join(words)
-
-    def fill(self, inventory: Path) -> str:
-        """The command that writes what the machine has into the targets file of `inventory`."""
-        given = os.environ.get("HOMEPORT_TARGETS")
-        words = ["--name", self.name, "--inventory", os.path.relpath(inventory), "--write"]
+        words += ["--name", self.name, "--inventory", os.path.relpath(inventory), "--write"]
         setting = f"HOMEPORT_TARGETS={shlex.quote(given)} " if given else ""
-        return f"{setting}{self.probe} {shlex.join(words)}"
+        return setting + shlex.join(words)
 
     def gpu(self, handle: str) -> str:
         """The UUID of the GPU called `handle`. Raises `SpecError` when the target names none."""

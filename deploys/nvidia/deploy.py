@@ -1,4 +1,4 @@
-"""The three places in a run where the GPUs' driver and settings have their turn."""
+"""The places in a run where the GPUs' driver and settings have their turn."""
 
 from pathlib import Path
 from typing import Any

@@ -24,7 +24,7 @@ from homeport.observe import act
 from homeport.pending import command_texts, masked, pending, plain
 from homeport.report import console
 from homeport.result import Failure
-from tests.machinery.small_sshd import small_sshd, write_key
+from tests.machinery.small_sshd import host_data, small_sshd
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,17 +110,7 @@ NOWHERE = '("@ssh/nowhere", {"ssh_hostname": "127.0.0.1", "ssh_port": 1})'
 def far(tmp_path: Path) -> Iterator[str]:
     """A host named far, which is this machine by way of ssh, as an inventory says it."""
     with small_sshd() as way:
-        known = tmp_path / "known_hosts"
-        known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
-        data = {
-            "ssh_hostname": "127.0.0.1",
-            "ssh_port": way.port,
-            "ssh_user": "kim",
-            "ssh_key": str(write_key(tmp_path)),
-            "ssh_known_hosts_file": str(known),
-            "ssh_allow_agent": False,
-            "homeport_prefetch": False,
-        }
+        data = {**host_data(way, tmp_path), "homeport_prefetch": False}
         yield f'("@homeport/far", {data!r})'
 
 

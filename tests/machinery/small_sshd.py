@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import paramiko
 from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
@@ -81,6 +81,20 @@ class Way:
                     sink.sendall(chunk)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+
+def host_data(way: Way, directory: Path) -> dict[str, Any]:
+    """pyinfra's data for a host that is this server, with its key and known host in `directory`."""
+    known = directory / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
+    return {
+        "ssh_hostname": "127.0.0.1",
+        "ssh_port": way.port,
+        "ssh_user": "kim",
+        "ssh_key": str(write_key(directory)),
+        "ssh_known_hosts_file": str(known),
+        "ssh_allow_agent": False,
+    }
 
 
 def write_key(directory: Path) -> Path:

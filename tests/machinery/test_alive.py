@@ -18,7 +18,7 @@ from homeport import alive
 from homeport.report import console, print_result
 from homeport.result import Failure, HostResult, RunResult
 from homeport.spec import SpecError
-from tests.machinery.small_sshd import Way, small_sshd, write_key
+from tests.machinery.small_sshd import Way, host_data, small_sshd, write_key
 from tests.machinery.test_run import DRIVER
 
 DEPLOY = """
@@ -51,16 +51,7 @@ def client(way: Way, tmp_path: Path) -> Iterator[paramiko.SSHClient]:
 
 
 def test_a_command_that_is_cut_off_fails_the_run_in_words(way: Way, tmp_path: Path) -> None:
-    known, begun = tmp_path / "known_hosts", tmp_path / "begun"
-    known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
-    data = {
-        "ssh_hostname": "127.0.0.1",
-        "ssh_port": way.port,
-        "ssh_user": "kim",
-        "ssh_key": str(write_key(tmp_path)),
-        "ssh_known_hosts_file": str(known),
-        "ssh_allow_agent": False,
-    }
+    begun, data = tmp_path / "begun", host_data(way, tmp_path)
     (tmp_path / "inventory.py").write_text(f"hosts = [('@homeport/far', {data!r})]\n")
     (tmp_path / "deploy.py").write_text(DEPLOY.format(begun=begun))
     with subprocess.Popen(

@@ -145,6 +145,6 @@ def test_what_was_uploaded_goes_with_the_connection_or_with_the_next(uploads: Up
 def test_no_file_is_copied_to_where_everybody_reads_it(
     arguments: dict[str, Any], uploads: Uploads
 ) -> None:
-    with pytest.raises(NotImplementedError, match="as the connecting user only"):
+    with pytest.raises(OSError, match="as the connecting user only"):
         uploads.get_file("/etc/shadow", "shadow", **arguments)
     assert uploads.commands == []

@@ -15,7 +15,7 @@ from pyinfra.api.host import HostData
 
 from homeport import remote
 from homeport.spec import SpecError
-from tests.machinery.small_sshd import Way, small_sshd, write_key
+from tests.machinery.small_sshd import Way, host_data, small_sshd, write_key
 
 DRIVER = """
 import json, sys
@@ -44,18 +44,8 @@ def way() -> Iterator[Way]:
 
 
 def _host(way: Way, tmp_path: Path, text: str, **changes: Any) -> dict[str, Any]:
-    known = tmp_path / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{way.port} {way.host_key}\n")
-    return {
-        "ssh_hostname": "127.0.0.1",
-        "ssh_port": way.port,
-        "ssh_user": "kim",
-        "ssh_key": str(write_key(tmp_path)),
-        "ssh_known_hosts_file": str(known),
-        "ssh_strict_host_key_checking": "yes",
-        "node": text,
-        **changes,
-    }
+    strict = {"ssh_strict_host_key_checking": "yes"}
+    return {**host_data(way, tmp_path), **strict, "node": text, **changes}
 
 
 def _begin(tmp_path: Path, hosts: dict[str, Any], what: str = "run") -> subprocess.Popen[str]:
