@@ -26,7 +26,7 @@ from homeport.inventory import NotExercised
 from homeport.pending import command_texts, pending, plain
 from homeport.refuse import Refusal
 from homeport.result import Failure
-from homeport.run import begin, failure
+from homeport.run import begin, connect, failure
 
 # Seconds after which a fact that hangs makes the host unknown. Ours end by themselves in 20.
 FACT_TIMEOUT = 60
@@ -115,17 +115,6 @@ def _each(state: State, hosts: list[Host], work: Callable[[Host], None]) -> dict
     return raised
 
 
-def _connect(state: State, hosts: list[Host]) -> dict[Host, Exception]:
-    state.set_stage(StateStage.Connect)
-    raised = _each(state, hosts, lambda host: host.connect())
-    for host in hosts:
-        if host.connected:
-            state.activate_host(host)
-        else:
-            state.failed_hosts.add(host)
-    return raised
-
-
 def _name(meta: StateOperationMeta, operation: StateOperationHostData) -> str:
     """What the operation is called on its host: the hosts share one `meta`, with all its names."""
     own = operation.global_arguments["name"]
@@ -199,8 +188,8 @@ def drift(path: Path, deploy: Path, *, limit: tuple[str, ...] = ()) -> DriftResu
     }
     connector.fact_timeout = FACT_TIMEOUT
     try:
-        raised = _connect(state, hosts)
-        raised |= _prepare(state, deploy, found)
+        state.failed_hosts |= connect(state)
+        raised = _prepare(state, deploy, found)
     finally:
         connector.fact_timeout = None
         disconnect_all(state)

@@ -227,28 +227,28 @@ def _close(
         result.failure = failure(state, host, words.lines, "reading what is to be said at the end")
 
 
-def _connect(state: State) -> None:
-    """Connect to the chosen hosts; one that cannot be connected to does not stop the others."""
+def connect(state: State) -> set[Host]:
+    """Connect to the chosen hosts, each whatever becomes of the others; those not reached."""
+    state.set_stage(StateStage.Connect)
 
-    def connect(host: Host) -> None:
+    def reach(host: Host) -> None:
         try:
             host.connect()
         except Exception as error:  # noqa: BLE001  # pyinfra expects some, and we need the rest
             pyinfra.logger.error(f"[{host.name}] {error}")
 
     hosts = list(state.limit_hosts)
-    gevent.joinall([state.pool.spawn(connect, host) for host in hosts])
+    gevent.joinall([state.pool.spawn(reach, host) for host in hosts])
     for host in hosts:
         if host.connected:
             state.activate_host(host)
-    state.fail_hosts({host for host in hosts if not host.connected}, len(hosts))
+    return {host for host in hosts if not host.connected}
 
 
 def _drive(state: State, deploy: Path, events: _Events) -> None:
     """Connect, prepare and execute. What fails is in `state`; only wrong input is raised."""
     try:
-        state.set_stage(StateStage.Connect)
-        _connect(state)
+        state.fail_hosts(connect(state), len(state.limit_hosts))
         state.set_stage(StateStage.Prepare)
         load_deploy_file(state, str(deploy))
         events.total = len(state.get_op_order())
