@@ -278,7 +278,7 @@ def probe(
     """Read the machine HOST and print its targets file."""
     from homeport.inventory import handles_of, unbound
     from homeport.probe import probe as read_machine
-    from homeport.targets_text import put
+    from homeport.targets_text import known, put
 
     if write and inventory is None:
         raise click.UsageError("--write needs --inventory: it says which targets file")
@@ -288,11 +288,14 @@ def probe(
     if nodes and name not in nodes:
         fail("--name", name, f"must be a host of {inventory}: {', '.join(nodes)}")
     handles = handles_of(nodes[name]) if nodes else {}
-    text = read_machine(host, user=user, port=port, key=key or "", name=name, handles=handles)
+    path = targets_path(inventory) if inventory else Path()
+    so_far = known(path, name)
+    text = read_machine(
+        host, user=user, port=port, key=key or "", name=name, handles=handles, known=so_far
+    )
     if not write or inventory is None:
         sys.stdout.write(text)
         return
-    path = targets_path(inventory)
     aside = put(path, name, text)
     if aside:
         report.console.print(f"{aside}: what was there before")

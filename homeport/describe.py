@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,15 +70,27 @@ def lacks(observed: Observed) -> dict[str, str]:
     return found
 
 
-def assign(asked: Sequence[str], count: int, spare: str, pair: tuple[str, ...] = ()) -> list[str]:
-    """Handles for `count` devices: those `asked` for first, then spare ones.
+def assign(
+    asked: Sequence[str],
+    ids: Sequence[str],
+    spare: str,
+    known: Mapping[str, str],
+    pair: tuple[str, ...] = (),
+    used: Collection[str] = (),
+) -> list[str]:
+    """Handles for the devices `ids`, in their order; spare ones are none of `used`.
 
-    Without anything asked for, two GPUs are "left" and "right", as a person would call them.
+    One that `known` has under a handle keeps it: a person may have swapped two. The others get
+    what is left of those `asked` for, then spare names. Without anything asked for, two GPUs are
+    "left" and "right", as a person would call them.
     """
-    names = list(asked) or (list(pair) if count == len(pair) else [])
-    spares = (f"{spare}{index}" for index in itertools.count(min(len(names), count)))
-    more = (handle for handle in spares if handle not in names)
-    return names[:count] + list(itertools.islice(more, max(0, count - len(names))))
+    names = list(asked) or (list(pair) if len(ids) == len(pair) else [])
+    kept = {one: known[one] for one in ids if one in known and (not asked or known[one] in names)}
+    taken = {*names, *kept.values(), *used}
+    spares = (f"{spare}{index}" for index in itertools.count(min(len(names), len(ids))))
+    free = [name for name in names if name not in kept.values()]
+    rest = itertools.chain(free, (name for name in spares if name not in taken))
+    return [kept.get(one) or next(rest) for one in ids]
 
 
 def render(
@@ -87,8 +99,14 @@ def render(
     observed: Observed,
     name: str,
     handles: Mapping[str, Sequence[str]],
+    known: Mapping[str, str] | None = None,
 ) -> str:
-    """The text of the targets file, which `homeport.targets.read_targets` reads."""
+    """The text of the targets file, which `homeport.targets.read_targets` reads.
+
+    `handles` are what the inventory asks for, `known` the handle of each UUID, MAC address and
+    place (`place_id`) in the targets file so far.
+    """
+    known = known or {}
     table = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _string(name)
     lines = [
         f"# Printed by `bin/homeport probe {_one_line(way.address)}`:",
@@ -105,9 +123,9 @@ def render(
         f"port = {way.port}",
         *([f"ssh_key = {_string(way.key)}"] if way.key else []),
         "",
-        *_gpu_lines(observed, table, handles.get("gpus", ())),
-        *_card_lines(observed, table, handles.get("gpus", ()), handles.get("cards", ())),
-        *_radio_lines(observed, table, handles.get("radios", ())),
+        *_gpu_lines(observed, table, handles.get("gpus", ()), known),
+        *_card_lines(observed, table, handles.get("gpus", ()), handles.get("cards", ()), known),
+        *_radio_lines(observed, table, handles.get("radios", ()), known),
     ]
     lacking = lacks(observed)
     if lacking:
@@ -171,10 +189,20 @@ def _machine_lines(observed: Observed) -> Iterator[str]:
         yield f"{mount['mount']} ({mount['type']}): {_gib(mount['free_bytes'])} free"
 
 
-def _gpu_lines(observed: Observed, table: str, asked: Sequence[str]) -> Iterator[str]:
+def _gpu_names(observed: Observed, asked: Sequence[str], known: Mapping[str, str]) -> list[str]:
+    """The handles of the GPUs, in the driver's order: one whose card has one has the same."""
+    places = {one["address"]: place_id(one) for one in observed["displays"]}
+    cards = {gpu["uuid"]: known.get(places.get(gpu["pci"], ""), "") for gpu in observed["gpus"]}
+    was = {uuid: handle for uuid, handle in cards.items() if handle in asked}
+    return assign(asked, [*cards], "gpu", {**was, **known}, pair=("left", "right"))
+
+
+def _gpu_lines(
+    observed: Observed, table: str, asked: Sequence[str], known: Mapping[str, str]
+) -> Iterator[str]:
     """The table of GPUs: in the driver's order, which is that of the PCI addresses."""
     gpus = observed["gpus"]
-    names = assign(asked, len(gpus), "gpu", pair=("left", "right"))
+    names = _gpu_names(observed, asked, known)
     if not gpus:
         yield f"# No GPU answers: {_one_line(observed['gpus_words'])}"
         if observed["nvidia_functions"]:
@@ -187,7 +215,7 @@ def _gpu_lines(observed: Observed, table: str, asked: Sequence[str]) -> Iterator
     yield f"[hosts.{table}.gpus]"
     for handle, gpu in zip(names, gpus, strict=True):
         yield _entry(handle, gpu["uuid"], _gpu_comment(gpu, observed["nvidia_functions"]))
-    for handle in asked[len(gpus) :]:
+    for handle in [one for one in asked if one not in names]:
         yield _entry(handle, "", f"not found: {observed['gpus_words'] or 'no further GPU'}")
     yield ""
 
@@ -203,8 +231,17 @@ def _gpu_comment(gpu: Mapping[str, Any], functions: Sequence[Mapping[str, str]])
     return ", ".join(parts)
 
 
+def place_id(card: Mapping[str, str]) -> str:
+    """What tells a card from every other of its machine: its kind, and its place."""
+    return " ".join(card.get(one, "") for one in ("id", "subsystem", "place"))
+
+
 def _card_lines(
-    observed: Observed, table: str, gpus: Sequence[str], cards: Sequence[str]
+    observed: Observed,
+    table: str,
+    gpus: Sequence[str],
+    cards: Sequence[str],
+    known: Mapping[str, str],
 ) -> Iterator[str]:
     """The table of display devices by kind and place, which needs no driver.
 
@@ -212,13 +249,13 @@ def _card_lines(
     """
     displays = observed["displays"]
     answering = [gpu["pci"] for gpu in observed["gpus"]]
-    handles = assign(gpus, len(answering), "gpu", pair=("left", "right"))
-    by_address = dict(zip(answering, handles, strict=True))
+    by_address = dict(zip(answering, _gpu_names(observed, gpus, known), strict=True))
     rest = [one for one in displays if one["address"] not in by_address]
     free = [name for name in cards if name not in by_address.values()]
-    spare = (f"card{index}" for index in itertools.count())
-    names = itertools.chain(free, (name for name in spare if name not in {*free, *gpus}))
-    by_address.update((one["address"], next(names)) for one in rest)
+    used = {*by_address.values(), *gpus}
+    was = {one: name for one, name in known.items() if name not in used}
+    names = assign(free, [place_id(one) for one in rest], "card", was, used=used)
+    by_address.update((one["address"], name) for one, name in zip(rest, names, strict=True))
     if displays:
         yield "# Cards by kind and place, for virtual machines. Twins are told apart"
         yield "# by their places: keep them all. Swap the names where one stands for another card."
@@ -237,13 +274,16 @@ def _card_comment(one: Mapping[str, Any]) -> str:
     return ", ".join(parts + (["the machine boots with this one"] if one["boot_vga"] else []))
 
 
-def _radio_lines(observed: Observed, table: str, asked: Sequence[str]) -> Iterator[str]:
+def _radio_lines(
+    observed: Observed, table: str, asked: Sequence[str], known: Mapping[str, str]
+) -> Iterator[str]:
     """The table of radios: those that can be an access point first."""
     radios = sorted(observed["radios"], key=lambda radio: radio["ap"] is not True)
     if not radios:
         # What the inventory asks for is then named under lacks.
         return
-    names = assign(asked, len(radios), "radio", pair=("hotspot",))
+    ids = [radio["mac"] for radio in radios]
+    names = assign(asked, ids, "radio", known, pair=("hotspot",))
     yield f"[hosts.{table}.radios]"
     for handle, radio in zip(names, radios, strict=True):
         mode = {True: "can be an access point", False: "can NOT be an access point"}.get(
@@ -253,6 +293,6 @@ def _radio_lines(observed: Observed, table: str, asked: Sequence[str]) -> Iterat
         yield _entry(
             handle, radio["mac"], f"{interface} ({radio['phy']}, {radio['driver']}), {mode}"
         )
-    for handle in asked[len(radios) :]:
+    for handle in [one for one in asked if one not in names]:
         yield _entry(handle, "", "not found: no further radio")
     yield ""

@@ -42,11 +42,13 @@ def probe(
     key: str = "",
     name: str = "",
     handles: Mapping[str, Sequence[str]] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> str:
     """The text of a targets file for the machine at `address`, called `name` in the inventory.
 
-    `handles` are what an inventory asks for: {"gpus": ["left", …], "radios": ["hotspot"]}. Raises
-    `SpecError`, one line with the next command to type, when the machine cannot be read.
+    `handles` are what an inventory asks for: {"gpus": ["left", …], "radios": ["hotspot"]}; `known`
+    is what its targets file says so far, as `targets_text.known` reads it. Raises `SpecError`, one
+    line with the next command to type, when the machine cannot be read.
     """
     way = Reached(address=address, user=user, port=port, key=key)
     client = _connect(way)
@@ -55,7 +57,7 @@ def probe(
         observed = _read(client, way)
     finally:
         client.close()
-    return render(way, seen, observed, name or address.split(".")[0], handles or {})
+    return render(way, seen, observed, name or address.split(".")[0], handles or {}, known)
 
 
 def _connect(way: Reached) -> paramiko.SSHClient:

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from homeport.describe import place_id
 from homeport.spec import SpecError
 
 
@@ -32,6 +33,18 @@ def put(path: Path, name: str, text: str) -> Path | None:
         aside.write_bytes(old)
     path.write_text(merged)
     return aside
+
+
+def known(path: Path, name: str) -> dict[str, str]:
+    """The handle of each UUID, MAC address and card in the table of host `name`; {} without one."""
+    try:
+        host = tomllib.loads(path.read_text())["hosts"][name]
+        found = {place_id(card): handle for handle, card in host.get("pci", {}).items()}
+        for table in ("gpus", "radios"):
+            found.update((one, handle) for handle, one in host.get(table, {}).items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}  # `put` says what is wrong with it
+    return found
 
 
 def _names(path: Path) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """The probe: parsers on recorded output, and targets files that `read_targets` accepts."""
 
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from homeport.describe import Reached, Seen, assign, lacks, render
 from homeport.probe import probe
 from homeport.spec import SpecError
 from homeport.targets import Target, read_targets
+from homeport.targets_text import known, put
 from homeport_node.probe import has_access_point, parse_gpus, pci_address
 
 # A key made for this test alone, and what `ssh-keygen -l` printed for it.
@@ -139,13 +141,32 @@ def test_a_machine_with_two_gpus_reads_back(tmp_path: Path) -> None:
     assert "/dev/nvme0n1: 1863.0 GiB (2000398934016 bytes)" in text
 
 
+@pytest.mark.parametrize("driver", [True, False])
+def test_what_a_person_swapped_stays_swapped(tmp_path: Path, driver: bool) -> None:
+    """Read again into the file that was put right, with or without the driver that came since."""
+    asked = {"gpus": ["left", "right"], "cards": ["left", "right"], "radios": ["a", "b"]}
+    before = {**MACHINE, "gpus": MACHINE["gpus"] if driver else []}
+    path = tmp_path / "iona.targets.toml"
+    text = render(WAY, SEEN, before, "iona", asked)
+    other = {"left": "right", "right": "left", "a": "b", "b": "a"}
+    names = rf"\b({'|'.join(other)})(?= =|])"
+    path.write_text(re.sub(names, lambda match: other[match[0]], text))
+    swapped = read_targets(path)["iona"]
+    put(path, "iona", render(WAY, SEEN, MACHINE, "iona", asked, known(path, "iona")))
+    target = read_targets(path)["iona"]
+    assert (target.pci, target.radios) == (swapped.pci, swapped.radios)
+    assert target.card("left").address == ("0000:02:00.0" if driver else "0000:01:00.0")
+    assert target.gpu("left").startswith("GPU-6666" if driver else "GPU-1111")
+    assert swapped.gpus == (target.gpus if driver else {"left": "", "right": ""})
+
+
 def test_cards_without_a_driver_get_the_handles_that_are_asked_for(tmp_path: Path) -> None:
     observed = {**MACHINE, "gpus": []}
     text = render(WAY, SEEN, observed, "iona", {"cards": ["right"]})
     pci = read_back(tmp_path, text)["iona"].pci
     assert {name: one.address for name, one in pci.items()} == {
         "right": "0000:02:00.0",
-        "card0": "0000:01:00.0",
+        "card1": "0000:01:00.0",
     }
     evil = 'x"\n[hosts.evil]'
     text = render(WAY, SEEN, observed, "iona", {"cards": [evil]})
@@ -224,7 +245,28 @@ def test_way_and_known_key_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_assign(asked: tuple[str, ...], count: int, names: list[str]) -> None:
-    assert assign(asked, count, "gpu", pair=("left", "right")) == names
+    ids = [str(number) for number in range(count)]
+    assert assign(asked, ids, "gpu", {}, pair=("left", "right")) == names
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "names"),
+    [
+        ((), {"0": "right", "1": "left"}, ["right", "left"]),
+        (("left", "right"), {"0": "right", "1": "left"}, ["right", "left"]),
+        (("left", "right"), {"1": "left"}, ["right", "left"]),
+        # One that was known is gone, another came.
+        (("left", "right"), {"0": "right", "9": "left"}, ["right", "left"]),
+        # The inventory calls them otherwise now.
+        (("a", "b"), {"0": "right", "1": "left"}, ["a", "b"]),
+        (("a",), {"1": "a"}, ["gpu1", "a"]),
+        ((), {"0": "gpu1"}, ["gpu1", "left"]),
+    ],
+)
+def test_a_device_keeps_the_handle_that_it_had(
+    asked: tuple[str, ...], known: dict[str, str], names: list[str]
+) -> None:
+    assert assign(asked, ["0", "1"], "gpu", known, pair=("left", "right")) == names
 
 
 def test_parse_gpus() -> None:
