@@ -29,7 +29,7 @@ from typing import Any
 from homeport import report
 from homeport.inventory import unbound
 from homeport.lab import LabError, cache
-from homeport.lab.rehearse import homeport
+from homeport.lab.desk import homeport
 from homeport.lab.stage import Stage, stage
 from homeport.lock import read_lock
 from homeport.pins import HubRepo, Image, find

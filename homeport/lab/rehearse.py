@@ -1,12 +1,10 @@
 """The rehearsal: an inventory built on a lab machine by the commands that build a real one.
 
-Each step runs `bin/homeport`'s or pyinfra's own command in a process of its own, with the lab's
-targets file and lock in the environment. Nothing is done to the machine by any other way.
+Each step runs `bin/homeport`'s or pyinfra's own command (`desk`). Nothing is done to the machine by
+any other way.
 """
 
 import json
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -16,14 +14,12 @@ from typing import Any
 
 from homeport import report
 from homeport.inventory import unbound
-from homeport.lab import LabError, StepFailed, evidence
+from homeport.lab import LabError, StepFailed, desk, evidence
 from homeport.lab.stage import Kind, Stage, stage
 from homeport.lab.vm.seat import hotspot_seat
 from homeport.leaks import find_leaks
 from homeport.lock import read_lock
 from homeport.spec import SpecError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,131 +73,6 @@ class Rehearsal:
         }
 
 
-def homeport(on: Stage, *words: str, quiet: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `bin/homeport WORDS` against the stage; its output is shown unless `quiet`."""
-    command = [sys.executable, "-m", "homeport.cli", *words]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=on.environment,
-        capture_output=quiet,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def pyinfra(on: Stage, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run pyinfra itself on the stage: `pyinfra inventory/iona.py deploys/full.py WORDS`.
-
-    `more` is added to its environment.
-    """
-    command = [sys.executable, "-m", "pyinfra", str(on.inventory), "deploys/full.py", *words]
-    # PYINFRA_YES would make `--dry` skip change detection and call everything clean.
-    environment = {k: v for k, v in on.environment.items() if k != "PYINFRA_YES"} | more
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def converge(on: Stage, *, quiet: bool = False) -> dict[str, Any]:
-    """Converge the stage. What `converge --json` wrote; raises `StepFailed` when it failed."""
-    to = on.directory / "converge.json"
-    to.unlink(missing_ok=True)
-    done = homeport(on, "converge", str(on.inventory), "--json", str(to), quiet=quiet)
-    if done.returncode != 0:
-        raise StepFailed(f"converge exited {done.returncode}\n{done.stderr or ''}".strip())
-    value: dict[str, Any] = json.loads(to.read_text())
-    return value
-
-
-def pending(on: Stage) -> list[str]:
-    """The operations that pyinfra's own `--dry` would run or may run, by its own account."""
-    done = pyinfra(on, "--dry", "--json")
-    if done.returncode != 0:
-        raise StepFailed(f"pyinfra --dry exited {done.returncode}\n{done.stderr[-3000:]}")
-    plan = json.loads(done.stdout)["plan"]
-    return [
-        str(operation["name"])
-        for operation in plan
-        if operation["hosts_with_change"] or operation["hosts_with_conditional_change"]
-    ]
-
-
-def containers(on: Stage) -> str:
-    """Id, start time and name of every container on the machines, one a line."""
-    listed = "docker ps -q | xargs -r docker inspect -f '{{.Id}} {{.State.StartedAt}} {{.Name}}'"
-    return "\n".join(machine.succeed(f"{listed} | sort") for machine in on.machines.values())
-
-
-def secrets(on: Stage) -> dict[str, str]:
-    """Every secret on the machines, by name."""
-    found = {}
-    for machine in on.machines.values():
-        for name in machine.succeed("ls /etc/homeport/secrets").split():
-            found[name] = machine.succeed(f"cat /etc/homeport/secrets/{name}").strip()
-    return found
-
-
-def places(on: Stage) -> dict[str, str]:
-    """Every text in which a secret must not show: on the machines, and what the desk prints."""
-    texts = {"the lock": on.lock.read_text(), "the targets": on.targets.read_text()}
-    for name, machine in on.machines.items():
-        # Arguments, which every user of the machine sees. What an entrypoint exports to the one
-        # program that knows only its environment is root's alone, and not looked at.
-        arguments = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"
-        texts[f"{name}: ps"] = machine.succeed(arguments)
-        texts[f"{name}: docker inspect"] = machine.succeed(
-            "docker ps -aq | xargs -r docker inspect; docker image ls -q | xargs -r docker inspect"
-        )
-        texts[f"{name}: the journal"] = machine.succeed("journalctl --no-pager -o cat")
-        texts[f"{name}: /etc/homeport"] = machine.succeed(
-            "find /etc/homeport -path /etc/homeport/secrets -prune -o -type f -exec cat {} +"
-        )
-    for words in (("--dry", "-vvv"), ("--dry", "--diff", "-vvv"), ("-y", "-vvv", "--diff")):
-        done = pyinfra(on, *words)
-        if done.returncode:
-            raise StepFailed(
-                f"pyinfra {' '.join(words)} exited {done.returncode}\n{done.stderr[-3000:]}"
-            )
-        texts[f"pyinfra {' '.join(words)}"] = done.stdout + done.stderr
-    return texts
-
-
-SCAN = (ROOT / "homeport" / "scan.py").read_text()
-
-
-def neighbour_sees(on: Stage, *ports: int) -> dict[str, list[int]]:
-    """Open TCP ports by address, from another host on the network: the machines' own addresses,
-    IPv6 too, and every container's, with a route to it through its machine.
-
-    All 65,535 ports are tried, or `ports` alone.
-    """
-    addresses: list[str] = []
-    for machine in on.machines.values():
-        addresses += machine.addresses
-        networks = machine.succeed(
-            "docker network ls -q | xargs -r docker network inspect "
-            "-f '{{range .IPAM.Config}}{{.Subnet}} {{end}}'"
-        )
-        inside = machine.succeed(
-            "docker ps -q | xargs -r docker inspect "
-            "-f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}} {{end}}'"
-        )
-        for subnet in networks.split():
-            if ":" not in subnet:
-                on.neighbour.route(subnet, machine.address)
-        addresses += dict.fromkeys(inside.split())
-    seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *addresses, *map(str, ports)))
-    return seen
-
-
 def _bare(on: Stage) -> str:
     asked = '. /etc/os-release && python3 --version && echo "$PRETTY_NAME"'
     found = [line for one in on.machines.values() for line in one.succeed(asked).splitlines()]
@@ -209,13 +80,13 @@ def _bare(on: Stage) -> str:
 
 
 def _twice(on: Stage, before: str) -> tuple[int, str]:
-    again = converge(on, quiet=True)
+    again = desk.converge(on, quiet=True)
     if again["changed"]:
         names = [c["operation"] for host in again["hosts"] for c in host["changed"]]
         raise StepFailed(f"the second converge changed something: {'; '.join(names)}")
-    if waiting := pending(on):
+    if waiting := desk.pending(on):
         raise StepFailed(f"pyinfra --dry would run: {'; '.join(waiting)}")
-    if containers(on) != before:
+    if desk.containers(on) != before:
         raise StepFailed("the second converge touched a container: an id or start time changed")
     total = sum(host["operations"] for host in again["hosts"])
     return 0, f"none of {total} operations ran a command; pyinfra --dry agrees; same containers"
@@ -253,7 +124,7 @@ def _power_cut(on: Stage) -> str:
 def _verify(on: Stage) -> str:
     to = on.directory / "verify.json"
     to.unlink(missing_ok=True)
-    done = homeport(on, "verify", str(on.inventory), "--json", str(to), quiet=False)
+    done = desk.homeport(on, "verify", str(on.inventory), "--json", str(to), quiet=False)
     if done.returncode != 0:
         raise StepFailed("a check failed, see above")
     checks = json.loads(to.read_text())["checks"]
@@ -261,7 +132,7 @@ def _verify(on: Stage) -> str:
 
 
 def _lock(on: Stage) -> str:
-    done = homeport(on, "lock", str(on.inventory))
+    done = desk.homeport(on, "lock", str(on.inventory))
     if done.returncode != 0:
         raise StepFailed(done.stderr.strip())
     locked = read_lock(on.lock)
@@ -269,19 +140,8 @@ def _lock(on: Stage) -> str:
     return f"{len(locked.images)} images by digest, {files} files of models by commit and sha256"
 
 
-def declared_ports(on: Stage) -> dict[str, set[int]]:
-    """By address, the TCP ports that the inventory shows the network, ssh included."""
-    nodes: dict[str, Any] = {**unbound(on.inventory)}
-    ports = {name: node.open_ports for name, node in nodes.items()}
-    return {
-        address: {22, *ports[name]}
-        for name, machine in on.machines.items()
-        for address in machine.addresses
-    }
-
-
 def _network(on: Stage) -> str:
-    seen, declared = neighbour_sees(on), declared_ports(on)
+    seen, declared = desk.neighbour_sees(on), desk.declared_ports(on)
     inside = {address: ports for address, ports in seen.items() if address not in declared}
     if not inside:
         raise StepFailed("there was no container to look for: this would prove nothing")
@@ -305,7 +165,7 @@ def _client(on: Stage) -> str:
 
 
 def _leaks(on: Stage) -> str:
-    known, texts = secrets(on), places(on)
+    known, texts = desk.secrets(on), desk.places(on)
     if not known or not all(texts.values()):
         empty = [place for place, text in texts.items() if not text]
         raise StepFailed(f"{len(known)} secrets, and nothing in {empty}: this would prove nothing")
@@ -370,16 +230,16 @@ def _steps(on: Stage, result: Rehearsal) -> None:
 
     def first() -> tuple[int, str]:
         nonlocal before
-        made = converge(on)
+        made = desk.converge(on)
         for host in made["hosts"]:
             result.not_exercised += host["not_exercised"]
-        before = containers(on)
+        before = desk.containers(on)
         return made["changed"], f"{made['changed']} operations changed something"
 
     def cut() -> str:
         nonlocal before
         said = _power_cut(on)
-        before = containers(on)
+        before = desk.containers(on)
         return said
 
     again: list[tuple[str, Callable[[], str | tuple[int, str]]]] = [

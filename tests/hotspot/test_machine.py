@@ -13,7 +13,7 @@ import pytest
 
 from deploys.hotspot import NAMES_FILE, OWN_FILES
 from homeport.lab import LabError, StepFailed
-from homeport.lab.rehearse import converge, homeport
+from homeport.lab.desk import converge, homeport
 from homeport.lab.stage import Stage, stage
 from homeport.lab.vm import seat
 from homeport.lab.vm.client import Client

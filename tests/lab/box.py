@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
 from homeport.lab.vm.emulator import Hardware
 from homeport.lab.vm.machine import DESKSIDE, VirtualMachine
@@ -54,7 +54,7 @@ class Box:
         command = [sys.executable, "-m", "homeport.cli", "converge", str(self.stage.inventory)]
         return subprocess.Popen(
             [*command, *words],
-            cwd=rehearse.ROOT,
+            cwd=desk.ROOT,
             env=self.stage.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

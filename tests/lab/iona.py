@@ -18,14 +18,14 @@ import httpx2
 
 from deploys.node import Node
 from homeport.inventory import unbound
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.lab.content.repository import write_repo
 from homeport.lab.driver import Driver
 from homeport.lab.stage import Stage, hub_root, stage
 from tests.lab.left import OWNED, Left, left, packaged
 from tests.open_webui import client as user
 
-INVENTORY = rehearse.ROOT / "inventory" / "iona.py"
+INVENTORY = desk.ROOT / "inventory" / "iona.py"
 API = "https://iona-api.local.arpeggio.one/v1"
 MODELS = "/srv/homeport/models"
 MODEL = "google_gemma-4-26B-A4B-it-Q4_0.gguf"
@@ -115,14 +115,14 @@ class Iona:
 
     def converge(self) -> dict[str, Any]:
         """What `converge --json` wrote. Raises `StepFailed` when it failed."""
-        return rehearse.converge(self.stage, quiet=True)
+        return desk.converge(self.stage, quiet=True)
 
     def refused(self) -> str:
         """What a converge says that must fail with exit status 1, and touch no container, nor the
         file that they are started from after a reboot."""
         file = "sha256sum /etc/homeport/stack/compose.yaml"
         before, written = self.containers(), self.machine.succeed(file)
-        done = rehearse.homeport(self.stage, "converge", str(self.stage.inventory))
+        done = desk.homeport(self.stage, "converge", str(self.stage.inventory))
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr
         assert self.containers() == before, "a refused converge touched a container"
@@ -130,13 +130,13 @@ class Iona:
         return done.stderr
 
     def pending(self) -> list[str]:
-        return sorted(rehearse.pending(self.stage))
+        return sorted(desk.pending(self.stage))
 
     def drift(self) -> list[dict[str, Any]]:
         """What `drift --json` wrote of the host, each with its capability and operation."""
         to = self.stage.directory / "drift.json"
         words = ("drift", str(self.stage.inventory), "--json", str(to))
-        done = rehearse.homeport(self.stage, *words)
+        done = desk.homeport(self.stage, *words)
         (host,) = json.loads(to.read_text())["hosts"]
         found: list[dict[str, Any]] = host["drift"]
         assert done.returncode == (2 if found else 0), done.stderr
@@ -152,7 +152,7 @@ class Iona:
 
     def lock(self) -> None:
         """Make the lock anew, against the lab's registry and Hub."""
-        done = rehearse.homeport(self.stage, "lock", str(self.stage.inventory))
+        done = desk.homeport(self.stage, "lock", str(self.stage.inventory))
         assert done.returncode == 0, done.stderr
 
     def publish(self, folder: Path) -> str:
@@ -173,7 +173,7 @@ class Iona:
         return commit
 
     def containers(self) -> str:
-        return rehearse.containers(self.stage)
+        return desk.containers(self.stage)
 
     def container(self, service: str) -> dict[str, Any]:
         """`docker inspect` of the service's container; {} when there is none."""

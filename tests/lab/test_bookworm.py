@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from homeport.lab.rehearse import containers, homeport, pending, pyinfra, secrets
+from homeport.lab.desk import containers, homeport, pending, pyinfra, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from homeport.lab.rehearse import ROOT, converge, homeport, pyinfra, secrets
+from homeport.lab.desk import ROOT, converge, homeport, pyinfra, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
 from tests.drift.hook import TOKEN, Hook

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.leaks import find_leaks
 from tests.lab.breaks import READY, Break, rounds
 from tests.lab.breaks import SERVICES as SERVICES_OPERATION
@@ -36,7 +36,7 @@ def verified(iona: Iona) -> dict[str, Any]:
     """What `bin/homeport verify --json` wrote; every check passed."""
     to = iona.stage.directory / "verified.json"
     words = ("verify", str(iona.stage.inventory), "--json", str(to))
-    done = rehearse.homeport(iona.stage, *words)
+    done = desk.homeport(iona.stage, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(to.read_text())
     to.unlink()
@@ -96,7 +96,7 @@ def test_a_provider_changed_by_hand_is_put_right_and_no_more(iona: Iona) -> None
 
 def reached(iona: Iona, *ports: int) -> dict[str, list[int]]:
     """Open ports by address, as a neighbour sees them; the forged ones are under 127.0.0.1."""
-    seen = rehearse.neighbour_sees(iona.stage, *ports)
+    seen = desk.neighbour_sees(iona.stage, *ports)
     assert len(seen) >= 3, "the machine and two containers were to be looked at"
     seen["127.0.0.1"] = []
     for port in (3000, 8080):
@@ -125,13 +125,13 @@ def test_a_neighbour_reaches_caddy_and_ssh_alone(iona: Iona) -> None:
 
 
 def test_secrets_show_nowhere(iona: Iona) -> None:
-    known = rehearse.secrets(iona.stage)
+    known = desk.secrets(iona.stage)
     assert len(known) == 3
-    assert find_leaks(known, rehearse.places(iona.stage)) == []
+    assert find_leaks(known, desk.places(iona.stage)) == []
 
 
 def test_planted_secrets_are_found(iona: Iona) -> None:
-    known = rehearse.secrets(iona.stage)
+    known = desk.secrets(iona.stage)
     key = known["llama_server.api_key"]
     encoded = base64.b64encode(f"admin:{key}".encode()).decode()
     image = "$(docker inspect -f '{{.Config.Image}}' iona-llama-server-1)"
@@ -139,7 +139,7 @@ def test_planted_secrets_are_found(iona: Iona) -> None:
         f"systemd-run --unit=leak sh -c 'sleep 300; : '\"$(cat {KEY})\" && "
         f"docker run -d --name leak -e AUTH={encoded} --entrypoint sleep {image} 300"
     )
-    found = "\n".join(find_leaks(known, rehearse.places(iona.stage)))
+    found = "\n".join(find_leaks(known, desk.places(iona.stage)))
     iona.machine.succeed("systemctl stop leak; docker rm -f leak")
     # systemd notes the command line in the journal.
     iona.machine.succeed("journalctl --rotate --vacuum-time=1s")

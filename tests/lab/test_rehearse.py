@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from homeport import report
-from homeport.lab import LabError, StepFailed, evidence, rehearse
+from homeport.lab import LabError, StepFailed, desk, evidence, rehearse
 from homeport.lock import Lock, LockedFile, LockedRepo
 
 INVENTORY = Path("inventory/iona.py")
@@ -111,13 +111,13 @@ def test_what_a_failed_pyinfra_prints_is_not_searched(
     file = tmp_path / "file"
     file.write_text("content")
     done = subprocess.CompletedProcess("pyinfra", code, "", "no connection")
-    monkeypatch.setattr(rehearse, "pyinfra", lambda on, *words: done)
+    monkeypatch.setattr(desk, "pyinfra", lambda on, *words: done)
     on: Any = SimpleNamespace(lock=file, targets=file, machines={})
     if code == 0:
-        assert rehearse.places(on)["pyinfra --dry -vvv"] == "no connection"
+        assert desk.places(on)["pyinfra --dry -vvv"] == "no connection"
         return
     with pytest.raises(StepFailed, match=r"pyinfra --dry -vvv exited 1\nno connection"):
-        rehearse.places(on)
+        desk.places(on)
 
 
 def test_a_lock_is_told_by_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +125,6 @@ def test_a_lock_is_told_by_what_is_in_it(tmp_path: Path, monkeypatch: pytest.Mon
     repo = LockedRepo(commit="c", patterns=(), files=(LockedFile(path="a", size=1, sha256="s"),))
     lock.write_text(Lock(images={"x:1": "sha256:0"}, repos={"a/b@main": repo}).to_json())
     done = subprocess.CompletedProcess("lock", 0, "", "")
-    monkeypatch.setattr(rehearse, "homeport", lambda on, *words: done)
+    monkeypatch.setattr(desk, "homeport", lambda on, *words: done)
     on: Any = SimpleNamespace(inventory=INVENTORY, lock=lock)
     assert rehearse._lock(on) == "1 images by digest, 1 files of models by commit and sha256"

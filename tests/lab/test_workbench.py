@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
 from homeport.lab.vm.emulator import Hardware
 from homeport.lab.vm.machine import VirtualMachine
 
 pytestmark = pytest.mark.machine
 
-INVENTORY = rehearse.ROOT / "inventory" / "workbench.py"
+INVENTORY = desk.ROOT / "inventory" / "workbench.py"
 GUEST, OWN = 1, 0  # the display devices, by number
 PYTHON = "/opt/homeport/current/bin/python"
 RESET_CAP = (
@@ -30,9 +30,9 @@ RESET_CAP = (
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The machine, converged once from bare."""
     with stage(INVENTORY, on="machine") as made:
-        done = rehearse.homeport(made, "lock", str(INVENTORY))
+        done = desk.homeport(made, "lock", str(INVENTORY))
         assert done.returncode == 0, done.stderr
-        rehearse.converge(made)
+        desk.converge(made)
         yield made
 
 
@@ -49,14 +49,14 @@ def driver(on: Stage, number: int, function: int = 0) -> str:
 
 
 def verify(on: Stage) -> None:
-    done = rehearse.homeport(on, "verify", str(on.inventory))
+    done = desk.homeport(on, "verify", str(on.inventory))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def drift(on: Stage) -> list[str]:
     """The operations that a drift check names."""
     to = on.directory / "drift.json"
-    done = rehearse.homeport(on, "drift", str(on.inventory), "--json", str(to))
+    done = desk.homeport(on, "drift", str(on.inventory), "--json", str(to))
     assert done.returncode in (0, 2), done.stderr
     (host,) = json.loads(to.read_text())["hosts"]
     return [str(found["operation"]) for found in host["drift"]]
@@ -70,7 +70,7 @@ def test_from_bare_to_proved_and_again_after_a_power_cut(
     verify(on)
     assert [driver(on, GUEST, n) for n in (0, 1)] == ["vfio-pci", "vfio-pci"]
     assert "vfio-pci" not in [driver(on, OWN, n) for n in (0, 1)]
-    assert rehearse.converge(on)["changed"] == 0
+    assert desk.converge(on)["changed"] == 0
     tell("workbench: built, off and on again, proved, and nothing to change")
 
 
@@ -103,11 +103,11 @@ def test_what_broke_is_named_by_capability_and_healed(
     found = drift(on)
     for name, (_, by) in BREAKS.items():
         assert any(one.startswith(by) for one in found), (name, found)
-    rehearse.converge(on)
+    desk.converge(on)
     assert drift(on) == []
     box(on).succeed(NO_CORRECTION)
     assert drift(on) == ["Base | Time zone and clock"]
-    rehearse.converge(on)
+    desk.converge(on)
     box(on).wait_until("timedatectl show -p NTPSynchronized --value | grep -q yes", timeout=120)
     assert drift(on) == []
     tell(f"found and healed: {'; '.join(BREAKS)}")
@@ -138,10 +138,10 @@ def test_what_is_dropped_is_given_back(on: Stage, tmp_path: Path) -> None:
     plain = tmp_path / "workbench.py"
     plain.write_text(text)
     other = Stage(**{**vars(on), "inventory": plain})
-    rehearse.converge(other)
+    desk.converge(other)
     assert driver(on, GUEST) != "vfio-pci"
     assert "iommu=pt" not in box(on).succeed("cat /proc/cmdline")
     box(on).succeed(
         "! find /etc /boot -name '*homeport*' | grep -E 'vfio|grub|lockup|nvidia|trial'"
     )
-    assert rehearse.converge(other)["changed"] == 0
+    assert desk.converge(other)["changed"] == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from homeport.lab import rehearse
+from homeport.lab import desk
 from tests.lab.box import Box, box
 
 pytestmark = pytest.mark.machine
@@ -41,7 +41,7 @@ def lost(one: Box, command: str) -> str:
 def test_a_sysctl_changed_at_run_time_is_drift(made: Box) -> None:
     made.machine.succeed("sysctl -qw kernel.panic=0")
     to = made.stage.directory / "drift.json"
-    done = rehearse.homeport(
+    done = desk.homeport(
         made.stage, "drift", str(made.stage.inventory), "--json", str(to), quiet=True
     )
     assert done.returncode == 2, done.stderr

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploys.nvidia.packages import NON_FREE
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
 
 pytestmark = pytest.mark.soak
@@ -36,7 +36,7 @@ ASK = (
 
 def converge(on: Stage) -> None:
     """As far as it goes without a GPU: to the library that finds no module."""
-    done = rehearse.homeport(on, "converge", str(on.inventory))
+    done = desk.homeport(on, "converge", str(on.inventory))
     said = done.stdout + done.stderr
     assert NOT_LOADED in said, said[-3000:]
 
@@ -76,6 +76,6 @@ def test_debians_driver(tmp_path: Path) -> None:
         # Dropped: nothing of ours stays, and the packages may be upgraded again.
         none = dataclasses.replace(on, inventory=path.with_name("none.py"))
         none.inventory.write_text(INVENTORY.replace(", nvidia=Nvidia()", ""))
-        rehearse.converge(none, quiet=True)
+        desk.converge(none, quiet=True)
         assert machine.succeed("apt-mark showhold") == ""
         machine.fail("test -e /etc/apt/sources.list.d/homeport-nvidia.sources")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
 from homeport_node.nvidia import APPLIED, PERSISTENCED, UNIT, WANTED
 from tests.nvidia.test_aboard import RECORDED
@@ -71,7 +71,7 @@ def other(on: Stage, name: str, was: str, now: str) -> Stage:
 
 
 def refused(on: Stage) -> str:
-    done = rehearse.homeport(on, "converge", str(on.inventory))
+    done = desk.homeport(on, "converge", str(on.inventory))
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     assert "Traceback" not in said
@@ -81,7 +81,7 @@ def refused(on: Stage) -> str:
 def drift(on: Stage) -> dict[str, str]:
     """{what is wanted: what is there}"""
     to = on.directory / "drift.json"
-    done = rehearse.homeport(on, "drift", str(on.inventory), "--json", str(to))
+    done = desk.homeport(on, "drift", str(on.inventory), "--json", str(to))
     (host,) = json.loads(to.read_text())["hosts"]
     pairs = [pair for one in host["drift"] for pair in one["differs"]]
     assert done.returncode == (2 if host["drift"] else 0), done.stderr
@@ -127,7 +127,7 @@ def test_gpus_that_nobody_could_name_yet_stop_the_run_when_their_driver_is_there
 @pytest.fixture(scope="module")
 def on(bare: Stage) -> Stage:
     """The machine, converged once."""
-    made = rehearse.converge(bare, quiet=True)
+    made = desk.converge(bare, quiet=True)
     (host,) = made["hosts"]
     assert [one["capability"] for one in host["not_exercised"]] == ["nvidia"]
     return bare
@@ -135,9 +135,9 @@ def on(bare: Stage) -> Stage:
 
 def test_it_is_as_wanted_and_stays_so(on: Stage) -> None:
     assert cards(on) == AS_WANTED
-    assert rehearse.converge(on, quiet=True)["changed"] == 0
-    assert rehearse.pending(on) == []
-    done = rehearse.homeport(on, "verify", str(on.inventory), "-k", "nvidia")
+    assert desk.converge(on, quiet=True)["changed"] == 0
+    assert desk.pending(on) == []
+    done = desk.homeport(on, "verify", str(on.inventory), "-k", "nvidia")
     assert done.returncode == 0, done.stdout + done.stderr
     on.machine.reboot()
     on.machine.wait_for_unit(UNIT)
@@ -149,13 +149,13 @@ def test_what_somebody_changed_is_named_and_healed(on: Stage) -> None:
     left, right = on.machine.gpus
     on.machine.succeed(SET % (left.uuid, 250))
     assert drift(on) == {f"left ({left.uuid}): power limit 200 W": "250 W"}
-    rehearse.converge(on, quiet=True)
+    desk.converge(on, quiet=True)
     on.machine.succeed(f"systemctl stop {PERSISTENCED}")
     found = drift(on)
     assert found[f"{UNIT}: enabled, active"] == "enabled"
     assert found[f"{right.uuid}: persistence mode on"] == "off"
     assert found[f"right ({right.uuid}): power limit 150 W"] == "250 W"
-    rehearse.converge(on, quiet=True)
+    desk.converge(on, quiet=True)
     assert cards(on) == AS_WANTED
     assert drift(on) == {}
 
@@ -198,16 +198,16 @@ def test_failures_of_cards_and_driver_are_named(on: Stage) -> None:
     on.machine.unplug("right")
     assert f"does not list right ({right.uuid})" in refused(on)
     on.machine.plug_all()
-    rehearse.converge(on, quiet=True)
+    desk.converge(on, quiet=True)
     assert cards(on) == AS_WANTED
 
 
 def test_what_is_dropped_is_given_back(on: Stage) -> None:
     fewer = other(on, "fewer", "(LEFT, RIGHT)", "(LEFT,)")
-    rehearse.converge(fewer, quiet=True)
+    desk.converge(fewer, quiet=True)
     assert cards(on) == {**AS_WANTED, "right": (250.0, True)}
     none = other(on, "none", "nvidia=Nvidia(cards=(LEFT, RIGHT))", "")
-    rehearse.converge(none, quiet=True)
+    desk.converge(none, quiet=True)
     for path in ("/opt/homeport", WANTED, APPLIED, f"/etc/systemd/system/{UNIT}"):
         on.machine.fail(f"test -e {path}")
     # Nobody is left to ask: what the simulated driver remembers last of each card.
@@ -216,4 +216,4 @@ def test_what_is_dropped_is_given_back(on: Stage) -> None:
         uuid, *values = line.split("|")
         last[uuid] = [values[0], *values[2:]]
     assert last == {gpu.uuid: ["250000", "0", "0"] for gpu in on.machine.gpus}
-    assert rehearse.converge(none, quiet=True)["changed"] == 0
+    assert desk.converge(none, quiet=True)["changed"] == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from homeport.alive import PEER_TIMEOUT
 from homeport.inventory import unbound
-from homeport.lab import rehearse
+from homeport.lab import desk
 from homeport.lab.driver import Driver
 from homeport.lab.stage import hub_root, stage
 from tests.lab.iona import Hub, Iona
@@ -107,7 +107,7 @@ def heal(iona: Iona, hits: list[Hit], wanted: Left) -> float:
     later = _secrets(iona.machine)
     assert kept.items() <= later.items(), f"{what}: a secret was made anew"
     assert len(later) == 3
-    done = rehearse.homeport(iona.stage, "verify", str(INVENTORY))
+    done = desk.homeport(iona.stage, "verify", str(INVENTORY))
     assert done.returncode == 0, f"{what}: {done.stderr[-3000:]}"
     before = iona.containers()
     again = iona.converge()

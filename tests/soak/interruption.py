@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from homeport.alive import KEEPALIVE, PEER_TIMEOUT, PEER_TIMEOUT_VARIABLE
+from homeport.lab.desk import ROOT
 from homeport.lab.driver import Driver
-from homeport.lab.rehearse import ROOT
 from homeport.lab.stage import Stage
 from tests.soak.moments import Moment
 from tests.soak.relay import relay

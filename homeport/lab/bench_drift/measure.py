@@ -22,9 +22,9 @@ from homeport.lab.bench_drift.places import (
     places,
     pyinfra_inventory,
 )
+from homeport.lab.desk import converge
+from homeport.lab.desk import homeport as run_homeport
 from homeport.lab.machine import Machine, client_key, machine
-from homeport.lab.rehearse import converge
-from homeport.lab.rehearse import homeport as run_homeport
 from homeport.lab.stage import Stage, stage
 
 WORKLOADS = ("150", "iona")
