@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from homeport.lab import LabError
-from homeport.lab.engine import install_command
+from homeport.lab.prerequisites import install_command
 
 MINUTES = 20
 # What it mounts (/proc, /sys) is in a namespace of its own, and gone with it however it ends.

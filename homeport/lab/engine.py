@@ -9,7 +9,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -26,59 +25,12 @@ from typing import IO, Any
 
 from homeport.lab import LabError, cache
 from homeport.lab.cache import Progress, quiet
+from homeport.lab.network import Network, free_pool, shuffled
+from homeport.lab.prerequisites import answers, install_command, path_with_sbin, require_root
 
 LABEL = "homeport.lab"
 OWNER = f"{LABEL}.owner"
 CACHE = f"{LABEL}.cache"
-
-# What the lab runs on the host, and the Debian package that has it.
-TOOLS = {
-    "mmdebstrap": "mmdebstrap",
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "ssh": "openssh-client",
-    "unshare": "util-linux",
-}
-
-# The lab's networks are cut from one of these /16. Docker's usual 172.16/12 and 192.168/16 are left
-# out, and so are 10.213 (the pool of the node's own Docker) and 10.42 (its hotspot).
-POOLS = tuple(f"10.{n}" for n in range(214, 250))
-# A wider route, as a VPN sets it for everything, is no obstacle: the lab's are more specific.
-NARROW = 9
-
-
-def missing_packages() -> tuple[str, ...]:
-    """The Debian packages that the lab needs on this machine and does not find."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]
-    if not shutil.which("docker", path=path) or (
-        not shutil.which("dockerd", path=path) and not _answers({})
-    ):
-        missing.insert(0, "docker.io")
-        if _debian_version() >= 13 and not shutil.which("docker", path=path):
-            missing.insert(1, "docker-cli")  # from Debian 13 on, docker.io is the daemon alone
-    return tuple(missing)
-
-
-def _debian_version() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        return int(Path("/etc/debian_version").read_text().split(".")[0])
-    return 0
-
-
-def _answers(environment: dict[str, str]) -> bool:
-    """Whether a daemon answers the `docker` command with `environment`."""
-    try:
-        done = subprocess.run(
-            ["docker", "version", "--format", "{{.Server.Version}}"],
-            env={**os.environ, **environment},
-            capture_output=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
 
 
 class Engine:
@@ -180,7 +132,7 @@ class Engine:
 
     def _create_network(self, name: str) -> "Network":
         said = ""
-        for number in _shuffled():
+        for number in shuffled():
             subnet = ipaddress.IPv4Network(f"{self.pool}.{number}.0/24")
             words, by_ipv6 = ["--subnet", str(subnet)], None
             if Path("/proc/net/if_inet6").exists():
@@ -202,75 +154,12 @@ class Engine:
             _say(self.lifeline, "keep")
 
 
-class Network:
-    """A lab's network: `name`, `subnet`, and addresses handed out one by one."""
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        subnet: ipaddress.IPv4Network,
-        by_ipv6: ipaddress.IPv6Network | None = None,
-    ) -> None:
-        self.name = name
-        self.subnet = subnet
-        self.by_ipv6 = by_ipv6
-        self._next = 10
-
-    def address(self) -> str:
-        """A free address on the network."""
-        self._next += 1
-        return str(self.subnet[self._next])
-
-    def at(self, address: str) -> list[str]:
-        """Docker's words for a container at `address`, and at one of IPv6 that stays the same: left
-        to itself, Docker hands out another when the container starts again."""
-        words = ["--network", self.name, "--ip", address]
-        number = int(ipaddress.IPv4Address(address)) - int(self.subnet.network_address)
-        return words + (["--ip6", str(self.by_ipv6[number])] if self.by_ipv6 else [])
-
-
-def _shuffled() -> list[int]:
-    """Third numbers of /24 networks to try; beginning anywhere, as other labs may be up."""
-    start = secrets.randbelow(60)
-    return [1 + (start + n) % 60 for n in range(60)]
-
-
 def _remove(engine: Engine, selection: str) -> None:
     """Remove the containers that match `selection` and are the lab's, and their volumes."""
     filters = ("--filter", f"label={LABEL}", "--filter", selection)
     ids = engine.run("ps", "--all", "--quiet", *filters).stdout.decode().split()
     if ids:
         engine.run("rm", "--force", "--volumes", *ids)
-
-
-def free_pool() -> str:
-    """The first half of a /16 that no address of this machine and no narrow route touches."""
-    done = subprocess.run(
-        ["ip", "-json", "-4", "route", "show", "table", "all"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise LabError(f"ip route: {done.stderr.strip()}: `sudo apt-get install iproute2`")
-    taken: dict[ipaddress.IPv4Network, str] = {}
-    for route in json.loads(done.stdout or "[]"):
-        with contextlib.suppress(ValueError):
-            net = ipaddress.IPv4Network(route["dst"], strict=False)
-            if net.prefixlen >= NARROW:
-                taken[net] = f"{net} on {route.get('dev', 'no interface')}"
-    in_the_way: dict[ipaddress.IPv4Network, str] = {}
-    for pool in POOLS:
-        network = ipaddress.IPv4Network(f"{pool}.0.0/16")
-        over = {net: words for net, words in taken.items() if net.overlaps(network)}
-        if not over:
-            return pool
-        in_the_way |= over
-    raise LabError(
-        f"no free network for the lab, {POOLS[0]} to {POOLS[-1]} are routed: "
-        f"{', '.join(in_the_way[net] for net in sorted(in_the_way)[:5])}"
-    )
 
 
 @contextmanager
@@ -281,11 +170,11 @@ def engine(progress: Progress = quiet) -> Iterator[Engine]:
     Raises `LabError` with the command to type when there can be no daemon.
     """
     require_root()
-    _path_with_sbin()
+    path_with_sbin()
     with _terminate_as_exception():
         if not shutil.which("docker"):
             raise LabError(f"there is no docker here: {install_command()}")
-        if _answers({}):
+        if answers({}):
             yield _adopt(progress)
             return
         private = _private(progress)
@@ -293,27 +182,6 @@ def engine(progress: Progress = quiet) -> Iterator[Engine]:
             yield private
         finally:
             _leave(private)
-
-
-def require_root() -> None:
-    """Raise `LabError` for any other user, member of the group docker or not.
-
-    Debian's file systems are made in a mount namespace, and what containers leave is root's.
-    """
-    if os.geteuid():
-        raise LabError("the lab works as root only: run this with sudo")
-
-
-def install_command() -> str:
-    """The command that installs what the lab needs here and does not find."""
-    return f"`sudo apt-get install {' '.join(missing_packages() or ('docker.io',))}`"
-
-
-def _path_with_sbin() -> None:
-    """A user's PATH on Debian lacks the directories that ip, iptables and dockerd are in."""
-    parts = os.environ.get("PATH", "").split(":")
-    extra = [part for part in ("/usr/sbin", "/sbin") if part not in parts]
-    os.environ["PATH"] = ":".join(parts + extra)
 
 
 def _adopt(progress: Progress) -> Engine:

@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 from homeport.lab import LabError, cache, images, nvml
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.driver import Driver
-from homeport.lab.engine import Engine, Network
+from homeport.lab.engine import Engine
 from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.keeper import remove_cgroups
+from homeport.lab.network import Network
 
 HARDWARE = Path(__file__).with_name("hardware")
 RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))

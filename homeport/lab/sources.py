@@ -17,8 +17,9 @@ from homeport.lab import LabError, cache, images
 from homeport.lab.authority import Authority
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.content import apt_repository
-from homeport.lab.engine import Engine, Network
+from homeport.lab.engine import Engine
 from homeport.lab.machine import archive
+from homeport.lab.network import Network
 from homeport.lab.registry import Registry
 
 REGISTRY = "registry.lab.internal"

@@ -21,8 +21,10 @@ from homeport.lab import engine as engines
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.content import apt_repository, llama_image, model, open_webui_image
 from homeport.lab.driver import Driver
-from homeport.lab.engine import Engine, Network
+from homeport.lab.engine import Engine
 from homeport.lab.machine import Neighbour, client_key, machine, neighbour
+from homeport.lab.network import Network
+from homeport.lab.prerequisites import require_root
 from homeport.lab.sources import Sources, sources
 from homeport.lab.targets import write_targets
 from homeport.lab.vm.emulator import Hardware, require_host
@@ -291,7 +293,7 @@ def _bare(
 
 def release(progress: Progress = quiet) -> int:
     """Take away every lab that was kept, and what is left of runs that died; how many were kept."""
-    engines.require_root()
+    require_root()
     count = engines.release_kept(progress)
     cache.sweep()
     return count

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from homeport.lab.engine import Engine, Network, engine
+from homeport.lab.engine import Engine, engine
 from homeport.lab.machine import Machine, Neighbour, client_key, machine, neighbour
+from homeport.lab.network import Network
 from homeport.lab.sources import Sources, sources
 from tests.lab.iona import Iona, built
 

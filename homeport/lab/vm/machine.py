@@ -13,9 +13,10 @@ from typing import Any
 from homeport.lab import LabError, nvml
 from homeport.lab.cache import Progress, quiet
 from homeport.lab.driver import Driver
-from homeport.lab.engine import Engine, Network
+from homeport.lab.engine import Engine
 from homeport.lab.gpus import gpu_table, simulated_gpus
 from homeport.lab.machine import archive, firmware, key_pair, packages
+from homeport.lab.network import Network
 from homeport.lab.sources import TIME
 from homeport.lab.vm import disk, emulator
 from homeport.lab.vm.agent import Agent, AgentGone
