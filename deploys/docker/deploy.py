@@ -17,7 +17,8 @@ from homeport.differs import Pair, differs
 from homeport.observe import act
 from homeport.refuse import refuse
 from homeport.targets import Sources, Target
-from homeport_node.docker import CERTIFICATES, DAEMON_JSON, RULES, STARTED_WITH
+from homeport_node.docker import CERTIFICATES, RULES
+from homeport_node.docker_daemon_json import DAEMON_JSON, STARTED_WITH
 
 FILES = Path(__file__).resolve().parents[2] / "files/docker"
 UNIT_FILE = f"/etc/systemd/system/{GUARD_UNIT}"
@@ -110,7 +111,7 @@ def configuration(spec: Docker, sources: Sources, without_cdi: Values = None) ->
     if remove:
         yield _remove(remove)
     if daemon["differs"]:
-        yield act("docker", "merge", wanted=values, without_cdi=without_cdi or {})
+        yield act("docker_daemon_json", "merge", wanted=values, without_cdi=without_cdi or {})
     if not (write or remove or daemon["differs"]):
         host.noop("Docker's configuration is as wanted")
 
@@ -143,7 +144,7 @@ def without_cdi_as_well(spec: Docker, without_cdi: dict[str, Any]) -> Commands:
         host.noop("this Docker has CDI, or what it needs without it")
         return
     differs(words.daemon_json(without_cdi, {**daemon, "differs": lacking}))
-    yield act("docker", "merge", wanted=values, without_cdi=without_cdi)
+    yield act("docker_daemon_json", "merge", wanted=values, without_cdi=without_cdi)
 
 
 @operation()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from homeport.differs import listed
-from homeport_node.docker import DAEMON_JSON
+from homeport_node.docker_daemon_json import DAEMON_JSON
 
 # (ID, VERSION_ID) of os-release → packages. Debian 12's Compose is v1 (`docker-compose`); Debian
 # 13 puts the client apart; Ubuntu's Compose v2 came to 22.04 as an update.

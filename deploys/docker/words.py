@@ -8,7 +8,8 @@ from deploys.docker import guard
 from deploys.docker.engine import NEEDED
 from homeport.differs import Pair, content, listed
 from homeport.own_files import as_put, sha256, words
-from homeport_node.docker import DAEMON_JSON, RECORD, RULES
+from homeport_node.docker import RULES
+from homeport_node.docker_daemon_json import DAEMON_JSON, RECORD
 
 DOCKER, NFTABLES = "docker.service", "nftables.service"
 

@@ -20,6 +20,7 @@ from homeport import own_files
 from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
+from homeport_node import docker_daemon_json as daemon_json
 from homeport_node.common import Ran
 from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, yielded
 
@@ -84,8 +85,8 @@ def test_an_unknown_distribution_has_no_packages() -> None:
 
 
 def test_merging_twice_changes_nothing() -> None:
-    once = aboard.merged({"debug": True}, {}, WANTED)
-    assert aboard.merged(*once, WANTED) == once
+    once = daemon_json.merged({"debug": True}, {}, WANTED)
+    assert daemon_json.merged(*once, WANTED) == once
 
 
 def test_what_is_foreign_stays() -> None:
@@ -96,14 +97,14 @@ def test_what_is_foreign_stays() -> None:
         "live-restore": True,
         "log-driver": "syslog",
     }
-    config, record = aboard.merged(current, {}, WANTED)
+    config, record = daemon_json.merged(current, {}, WANTED)
     assert config == {
         **current,
         "default-address-pools": WANTED["default-address-pools"],
         "features": {"buildkit": True, "cdi": True},
     }
     assert set(record["ours"]) == {"default-address-pools", "features/cdi"}
-    assert aboard.merged(config, record, WANTED) == (config, record)
+    assert daemon_json.merged(config, record, WANTED) == (config, record)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_what_is_foreign_stays() -> None:
 def test_what_docker_would_refuse_beside_it_is_left_out(
     foreign: dict[str, Any], left_out: set[str]
 ) -> None:
-    config, record = aboard.merged(foreign, {}, WANTED)
+    config, record = daemon_json.merged(foreign, {}, WANTED)
     assert {**config, **foreign} == config
     assert WANTED.keys() - record["ours"].keys() - {"features/cdi", *foreign} == left_out
     assert not left_out & config.keys()
@@ -127,12 +128,12 @@ def test_what_docker_would_refuse_beside_it_is_left_out(
 
 def test_all_is_given_back() -> None:
     current = {"debug": True, "features": {"buildkit": True}, "log-driver": "syslog"}
-    assert aboard.merged(*aboard.merged(current, {}, WANTED), {}) == (current, {})
-    assert aboard.merged(*aboard.merged({}, {}, WANTED), {}) == ({}, {})
+    assert daemon_json.merged(*daemon_json.merged(current, {}, WANTED), {}) == (current, {})
+    assert daemon_json.merged(*daemon_json.merged({}, {}, WANTED), {}) == ({}, {})
     theirs = {"log-driver": WANTED["log-driver"]}  # as Docker's own advice has it
-    config, record = aboard.merged(theirs, {}, WANTED)
+    config, record = daemon_json.merged(theirs, {}, WANTED)
     assert "log-opts" not in config
-    assert aboard.merged(config, record, {}) == (theirs, {})
+    assert daemon_json.merged(config, record, {}) == (theirs, {})
 
 
 @pytest.mark.parametrize(
@@ -147,31 +148,31 @@ def test_all_is_given_back() -> None:
 def test_what_only_a_docker_without_cdi_needs(
     monkeypatch: pytest.MonkeyPatch, dockerd: str, added: bool
 ) -> None:
-    monkeypatch.setattr(aboard, "run", lambda *_: Ran(0, dockerd, ""))
+    monkeypatch.setattr(daemon_json, "run", lambda *_: Ran(0, dockerd, ""))
     theirs = {"runtimes": {"runsc": {"path": "/usr/bin/runsc"}}}
-    config, record = aboard.merged(theirs, {}, aboard.here(WANTED, RUNTIME))
+    config, record = daemon_json.merged(theirs, {}, daemon_json.here(WANTED, RUNTIME))
     assert config["runtimes"].keys() == ({"runsc", "nvidia"} if added else {"runsc"})
-    assert aboard.merged(config, record, {})[0] == theirs
-    assert aboard.here(WANTED, {}) == WANTED
+    assert daemon_json.merged(config, record, {})[0] == theirs
+    assert daemon_json.here(WANTED, {}) == WANTED
 
 
 def test_a_path_that_is_dropped_goes_and_its_neighbours_stay() -> None:
-    config, record = aboard.merged({}, {}, {"bip": "10.0.0.1/24", "log-driver": "local"})
-    assert aboard.merged(config, record, {"log-driver": "local"}) == (
+    config, record = daemon_json.merged({}, {}, {"bip": "10.0.0.1/24", "log-driver": "local"})
+    assert daemon_json.merged(config, record, {"log-driver": "local"}) == (
         {"log-driver": "local"},
         {"ours": {"log-driver": "local"}},
     )
 
 
 def test_an_edit_of_a_path_of_ours_is_undone() -> None:
-    config, record = aboard.merged({}, {}, WANTED)
+    config, record = daemon_json.merged({}, {}, WANTED)
     edited = {**config, "log-driver": "syslog"}
-    assert aboard.merged(edited, record, WANTED) == (config, record)
+    assert daemon_json.merged(edited, record, WANTED) == (config, record)
 
 
 def test_a_dropped_path_that_was_edited_is_left() -> None:
-    config, record = aboard.merged({}, {}, {"log-driver": "local"})
-    assert aboard.merged({**config, "log-driver": "syslog"}, record, {}) == (
+    config, record = daemon_json.merged({}, {}, {"log-driver": "local"})
+    assert daemon_json.merged({**config, "log-driver": "syslog"}, record, {}) == (
         {"log-driver": "syslog"},
         {},
     )
@@ -180,76 +181,76 @@ def test_a_dropped_path_that_was_edited_is_left() -> None:
 @pytest.fixture
 def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of homeport_node.docker, in a folder of the test's own."""
-    monkeypatch.setattr(aboard, "DAEMON_JSON", tmp_path / "etc/daemon.json")
-    monkeypatch.setattr(aboard, "RECORD", tmp_path / "lib/docker.json")
-    monkeypatch.setattr(aboard, "STARTED_WITH", tmp_path / "started.json")
-    monkeypatch.setattr(aboard, "refused", lambda value: None)
+    monkeypatch.setattr(daemon_json, "DAEMON_JSON", tmp_path / "etc/daemon.json")
+    monkeypatch.setattr(daemon_json, "RECORD", tmp_path / "lib/docker.json")
+    monkeypatch.setattr(daemon_json, "STARTED_WITH", tmp_path / "started.json")
+    monkeypatch.setattr(daemon_json, "refused", lambda value: None)
     return tmp_path
 
 
 def test_merge_writes_then_agrees(on_disk: Path) -> None:
-    assert set(aboard.daemon(WANTED)["differs"]) == {
+    assert set(daemon_json.daemon(WANTED)["differs"]) == {
         "bip",
         "default-address-pools",
         "features/cdi",
         "log-driver",
         "log-opts",
     }
-    assert aboard.merge(WANTED) is None
-    assert aboard.daemon(WANTED)["differs"] == []
+    assert daemon_json.merge(WANTED) is None
+    assert daemon_json.daemon(WANTED)["differs"] == []
 
 
 @pytest.mark.parametrize("edit", [{}, dict.fromkeys(("bip", "log-driver", "log-opts"), "x")])
 def test_a_record_that_was_lost_is_seen_and_comes_back(on_disk: Path, edit: dict[str, Any]) -> None:
-    assert aboard.merge(WANTED) is None
-    config = aboard.load(aboard.DAEMON_JSON)
-    aboard.replace(aboard.DAEMON_JSON, {**config, **edit})
-    aboard.RECORD.unlink()
-    seen = aboard.daemon(WANTED)
+    assert daemon_json.merge(WANTED) is None
+    config = daemon_json.load(daemon_json.DAEMON_JSON)
+    daemon_json.replace(daemon_json.DAEMON_JSON, {**config, **edit})
+    daemon_json.RECORD.unlink()
+    seen = daemon_json.daemon(WANTED)
     assert seen["differs"] == ["record"]
     assert seen["there"] == {"record": "no such file"}
-    assert aboard.merge(WANTED) is None
+    assert daemon_json.merge(WANTED) is None
     # What was edited meanwhile cannot be told from what somebody else set.
-    assert aboard.load(aboard.RECORD)["ours"].keys() == WANTED.keys() - edit.keys()
-    assert aboard.daemon(WANTED)["differs"] == []
+    assert daemon_json.load(daemon_json.RECORD)["ours"].keys() == WANTED.keys() - edit.keys()
+    assert daemon_json.daemon(WANTED)["differs"] == []
     assert aboard.take_back() is None
 
 
 def test_a_record_without_anything_of_ours_is_one_too(on_disk: Path) -> None:
     theirs = {"bip": "10.0.0.1/24", "default-address-pools": [], "features": {"cdi": False}}
-    aboard.replace(aboard.DAEMON_JSON, {**theirs, "log-driver": "x", "log-opts": {}})
+    daemon_json.replace(daemon_json.DAEMON_JSON, {**theirs, "log-driver": "x", "log-opts": {}})
     for lost in (False, True):
-        assert aboard.merge(WANTED) is None
-        assert aboard.daemon(WANTED)["differs"] == []
-        assert aboard.load(aboard.RECORD) == {"ours": {}}
+        assert daemon_json.merge(WANTED) is None
+        assert daemon_json.daemon(WANTED)["differs"] == []
+        assert daemon_json.load(daemon_json.RECORD) == {"ours": {}}
         if not lost:
-            aboard.RECORD.unlink()
-            assert aboard.daemon(WANTED)["differs"] == ["record"]
+            daemon_json.RECORD.unlink()
+            assert daemon_json.daemon(WANTED)["differs"] == ["record"]
 
 
 def test_a_file_that_is_not_json_is_left_as_it_is(on_disk: Path) -> None:
-    aboard.DAEMON_JSON.parent.mkdir()
-    aboard.DAEMON_JSON.write_text("{,}")
-    assert "nothing was changed" in (aboard.merge(WANTED) or "")
-    assert aboard.DAEMON_JSON.read_text() == "{,}"
-    assert "daemon.json" in aboard.daemon(WANTED)["error"]
+    daemon_json.DAEMON_JSON.parent.mkdir()
+    daemon_json.DAEMON_JSON.write_text("{,}")
+    assert "nothing was changed" in (daemon_json.merge(WANTED) or "")
+    assert daemon_json.DAEMON_JSON.read_text() == "{,}"
+    assert "daemon.json" in daemon_json.daemon(WANTED)["error"]
 
 
 def test_a_configuration_that_docker_refuses_is_not_written(
     on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aboard, "refused", lambda value: "no such option")
-    assert "no such option" in (aboard.merge(WANTED) or "")
-    assert not aboard.DAEMON_JSON.exists()
-    assert not aboard.RECORD.exists()
+    monkeypatch.setattr(daemon_json, "refused", lambda value: "no such option")
+    assert "no such option" in (daemon_json.merge(WANTED) or "")
+    assert not daemon_json.DAEMON_JSON.exists()
+    assert not daemon_json.RECORD.exists()
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
 def test_a_merge_that_is_cut_short_is_healed_and_can_be_given_back(
     on_disk: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    aboard.DAEMON_JSON.parent.mkdir()
-    aboard.DAEMON_JSON.write_text('{"log-driver": "syslog"}')
+    daemon_json.DAEMON_JSON.parent.mkdir()
+    daemon_json.DAEMON_JSON.write_text('{"log-driver": "syslog"}')
     calls: list[Path] = []
 
     def replace(path: Path, value: dict[str, Any]) -> None:
@@ -258,43 +259,43 @@ def test_a_merge_that_is_cut_short_is_healed_and_can_be_given_back(
         calls.append(path)
         real(path, value)
 
-    real = aboard.replace
-    monkeypatch.setattr(aboard, "replace", replace)
+    real = daemon_json.replace
+    monkeypatch.setattr(daemon_json, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        aboard.merge(WANTED)
-    monkeypatch.setattr(aboard, "replace", real)
-    assert aboard.merge(WANTED) is None
-    assert aboard.daemon(WANTED)["differs"] == []
-    assert aboard.merge({}) is None
-    assert json.loads(aboard.DAEMON_JSON.read_text()) == {"log-driver": "syslog"}
+        daemon_json.merge(WANTED)
+    monkeypatch.setattr(daemon_json, "replace", real)
+    assert daemon_json.merge(WANTED) is None
+    assert daemon_json.daemon(WANTED)["differs"] == []
+    assert daemon_json.merge({}) is None
+    assert json.loads(daemon_json.DAEMON_JSON.read_text()) == {"log-driver": "syslog"}
 
 
 def test_a_restart_is_due_for_our_paths_only(on_disk: Path) -> None:
-    aboard.merge(WANTED)
-    started = json.loads(aboard.DAEMON_JSON.read_text())
-    aboard.STARTED_WITH.write_text(json.dumps({**started, "debug": True}))
-    assert aboard.daemon(WANTED)["not_running"] == []
-    aboard.STARTED_WITH.write_text(json.dumps({**started, "bip": "10.0.0.1/24"}))
-    assert aboard.daemon(WANTED)["not_running"] == ["bip"]
-    aboard.STARTED_WITH.write_text("{")
-    assert aboard.daemon(WANTED)["not_running"] == sorted(WANTED)
+    daemon_json.merge(WANTED)
+    started = json.loads(daemon_json.DAEMON_JSON.read_text())
+    daemon_json.STARTED_WITH.write_text(json.dumps({**started, "debug": True}))
+    assert daemon_json.daemon(WANTED)["not_running"] == []
+    daemon_json.STARTED_WITH.write_text(json.dumps({**started, "bip": "10.0.0.1/24"}))
+    assert daemon_json.daemon(WANTED)["not_running"] == ["bip"]
+    daemon_json.STARTED_WITH.write_text("{")
+    assert daemon_json.daemon(WANTED)["not_running"] == sorted(WANTED)
 
 
 def test_a_docker_that_was_there_before_runs_what_was_on_the_disk(on_disk: Path) -> None:
-    aboard.DAEMON_JSON.parent.mkdir()
-    aboard.DAEMON_JSON.write_text(json.dumps({**WANTED, "features": {"cdi": True}}))
-    assert aboard.daemon(WANTED)["differs"] == ["record"]
-    assert aboard.daemon(WANTED)["not_running"] == []
-    aboard.RECORD.parent.mkdir()
-    aboard.RECORD.write_text(json.dumps({"ours": WANTED}))
-    assert aboard.daemon(WANTED)["not_running"] == []
-    aboard.RECORD.unlink()
-    aboard.DAEMON_JSON.write_text('{"bip": "192.168.90.1/24"}')
-    aboard.merge(WANTED)
+    daemon_json.DAEMON_JSON.parent.mkdir()
+    daemon_json.DAEMON_JSON.write_text(json.dumps({**WANTED, "features": {"cdi": True}}))
+    assert daemon_json.daemon(WANTED)["differs"] == ["record"]
+    assert daemon_json.daemon(WANTED)["not_running"] == []
+    daemon_json.RECORD.parent.mkdir()
+    daemon_json.RECORD.write_text(json.dumps({"ours": WANTED}))
+    assert daemon_json.daemon(WANTED)["not_running"] == []
+    daemon_json.RECORD.unlink()
+    daemon_json.DAEMON_JSON.write_text('{"bip": "192.168.90.1/24"}')
+    daemon_json.merge(WANTED)
     rest = sorted(WANTED.keys() - {"bip"})
-    assert aboard.daemon(WANTED)["differs"] == []
-    assert aboard.daemon(WANTED)["not_running"] == rest
-    assert aboard.STARTED_WITH.stat().st_mode & 0o777 == 0o600
+    assert daemon_json.daemon(WANTED)["differs"] == []
+    assert daemon_json.daemon(WANTED)["not_running"] == rest
+    assert daemon_json.STARTED_WITH.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_docker_that_other_people_use_is_not_restarted_to_take_our_paths_back(
@@ -312,16 +313,16 @@ def test_a_docker_that_other_people_use_is_not_restarted_to_take_our_paths_back(
         return Ran(0, "", "")
 
     monkeypatch.setattr(aboard, "run", run)
-    aboard.merge(WANTED)
-    aboard.STARTED_WITH.write_text(aboard.DAEMON_JSON.read_text())
+    daemon_json.merge(WANTED)
+    daemon_json.STARTED_WITH.write_text(daemon_json.DAEMON_JSON.read_text())
     assert aboard.take_back() is None
     assert ran == []
-    assert not aboard.DAEMON_JSON.exists()
-    aboard.merge(WANTED)
+    assert not daemon_json.DAEMON_JSON.exists()
+    daemon_json.merge(WANTED)
     running.remove(theirs)
     assert aboard.take_back() is None
     assert ran == [("systemctl", "restart", "docker.service")]
-    assert not aboard.RECORD.exists()
+    assert not daemon_json.RECORD.exists()
 
 
 # The engine and the guard -----------------------------------------------------------------------
@@ -372,7 +373,7 @@ def test_a_docker_that_takes_orders_from_the_network(
 ) -> None:
     (on_disk / "7").mkdir()
     (on_disk / "7/cmdline").write_text("\0".join(["/usr/sbin/dockerd", *arguments, ""]))
-    aboard.replace(aboard.DAEMON_JSON, config)
+    daemon_json.replace(daemon_json.DAEMON_JSON, config)
     assert aboard.exposed(7, str(on_disk)) == found
 
 
@@ -479,8 +480,8 @@ def test_foreign_pools_are_guarded_unless_the_node_is_in_them() -> None:
 def test_pools_as_daemon_json_names_them() -> None:
     wrong: list[Any] = [{"base": "x"}, {}, "y", None]
     config = {"default-address-pools": [*wrong, {"base": "172.30.0.7/16", "size": 24}]}
-    assert aboard.pools(config) == ["172.30.0.0/16"]
-    assert aboard.pools({}) == aboard.pools({"default-address-pools": 7}) == []
+    assert daemon_json.pools(config) == ["172.30.0.0/16"]
+    assert daemon_json.pools({}) == daemon_json.pools({"default-address-pools": 7}) == []
 
 
 def test_rules_outlive_a_docker_that_is_stopped() -> None:
@@ -855,18 +856,18 @@ WORDS: list[Words] = [
 def test_of_daemon_json_only_what_cannot_be_secret_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aboard, "DAEMON_JSON", tmp_path / "daemon.json")
-    monkeypatch.setattr(aboard, "RECORD", tmp_path / "record.json")
-    monkeypatch.setattr(aboard, "STARTED_WITH", tmp_path / "started.json")
-    aboard.replace(aboard.RECORD, {"ours": WANTED})
+    monkeypatch.setattr(daemon_json, "DAEMON_JSON", tmp_path / "daemon.json")
+    monkeypatch.setattr(daemon_json, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(daemon_json, "STARTED_WITH", tmp_path / "started.json")
+    daemon_json.replace(daemon_json.RECORD, {"ours": WANTED})
     options = {"splunk-token": "hush", "max-size": "50m"}
     theirs = {"bip": "10.0.0.1/24", "log-opts": options, "proxies": "hush"}
-    aboard.replace(aboard.DAEMON_JSON, {**WANTED, **theirs})
-    there = aboard.daemon(WANTED)["there"]
+    daemon_json.replace(daemon_json.DAEMON_JSON, {**WANTED, **theirs})
+    there = daemon_json.daemon(WANTED)["there"]
     assert there == {
         "bip": '"10.0.0.1/24"',
         "features/cdi": "not set",
         "log-opts": '{"max-size": "50m"}, and others',
     }
-    aboard.replace(aboard.DAEMON_JSON, {**WANTED, "log-opts": "hush"})
-    assert aboard.daemon(WANTED)["there"]["log-opts"] == "another value"
+    daemon_json.replace(daemon_json.DAEMON_JSON, {**WANTED, "log-opts": "hush"})
+    assert daemon_json.daemon(WANTED)["there"]["log-opts"] == "another value"

@@ -8,7 +8,7 @@ import pytest
 
 from deploys.docker.spec import daemon_values
 from deploys.node import Node
-from homeport_node.docker import YIELDS_TO
+from homeport_node.docker_daemon_json import YIELDS_TO
 
 pytestmark = pytest.mark.node
 
