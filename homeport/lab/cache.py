@@ -168,6 +168,8 @@ def sweep() -> None:
         if _older(path, hours=1) and (held := _hold(path)) is not None:
             _remove(path)
             _let_go(held)
+    if any(kept().iterdir()):
+        return  # a kept machine's disk lies on one of those
     for path in directory("disks").iterdir():
         if not path.name.startswith(".") and _older(path, hours=24 * DISK_DAYS):
             # Never half a disk in its place. Another start may be at it.

@@ -118,7 +118,7 @@ def test_what_is_in_use_is_not_swept(dead: str) -> None:
             planted("apt", "machines", "somebody-else"),
             planted("images", ".building-new"),
             planted("build", "open-webui-site-0123", days=1),
-            planted("disks", "plain-trixie-0123", days=13),
+            planted("disks", "plain-trixie-0123", days=15),  # a kept machine's may lie on it
         ]
         cache.sweep()
         assert [path for path in stay if not path.exists()] == []
@@ -127,8 +127,10 @@ def test_what_is_in_use_is_not_swept(dead: str) -> None:
 def test_a_disk_that_is_used_stays() -> None:
     planted("disks", "plain-trixie-0123", days=15)
     used = cache.entry("disks", "plain-trixie-0123", lambda path: path.mkdir())
+    recent = planted("disks", "lvm-trixie-0123", days=13)
     cache.sweep()
     assert (used / "file").exists()
+    assert recent.exists()
 
 
 def test_nothing_is_removed_under_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
