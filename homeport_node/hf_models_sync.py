@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from homeport_node.common import write_whole
 from homeport_node.hf_models import (
     MODE,
     Document,
@@ -24,16 +25,6 @@ from homeport_node.hf_models import (
 from homeport_node.hf_models_hub import LARGEST, MIB, Hub, sha256_progress
 
 LOCK_WAIT_S = 600
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` so that a power cut leaves the old text or the new one."""
-    temporary = path.with_name(f"{path.name}.new")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def used_bytes(directory: str) -> int:
@@ -107,8 +98,7 @@ class Plan:
 
     def write(self) -> None:
         path = manifest_path(self.directory, self.name, self.commit)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(self.manifest, indent=1) + "\n")
+        write_whole(path, f"{json.dumps(self.manifest, indent=1)}\n".encode(), 0o644)
 
     def twin(self, record: Document) -> Path | None:
         """A verified file with the same content in another commit of this model."""

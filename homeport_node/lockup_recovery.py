@@ -12,7 +12,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import TRIAL_MARK, dropins, own_files, read, run, show_units
+from homeport_node.common import (
+    TRIAL_MARK,
+    dropins,
+    own_files,
+    read,
+    run,
+    show_units,
+    write_whole,
+)
 
 CMDLINE = Path("/proc/cmdline")
 SYSCTLS = Path("/proc/sys")
@@ -41,10 +49,7 @@ def record() -> "dict[str, Any]":
 
 
 def _write_record(value: "dict[str, Any]") -> None:
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    beside = RECORD.with_name(f".{RECORD.name}")
-    beside.write_text(json.dumps(value))
-    beside.replace(RECORD)
+    write_whole(RECORD, json.dumps(value).encode(), 0o644)
 
 
 def _place(name: str) -> Path:
