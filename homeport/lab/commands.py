@@ -74,14 +74,13 @@ def bench_converge(rounds: int, to: str | None) -> None:
 @bench.command("drift")
 @click.argument("inventory", type=FromHere(), default="inventory/iona.py")
 @click.option("--hosts", metavar="N[,N]", help="Measure Homeport over so many targets instead.")
-@click.option("--rtt", "rtts", multiple=True, type=int, default=(0, 20), help="Round trip in ms.")
+@click.option("--rtt", "rtts", multiple=True, type=int, help="Round trip in ms; else 0 and 20.")
 @click.option("--runs", default=5, show_default=True, help="How often each tool checks the node.")
 @click.option(
     "--workload",
     "workloads",
     multiple=True,
     type=click.Choice(["150", "iona"]),
-    default=("150", "iona"),
     help="Only this one; iona stands for INVENTORY.",
 )
 @JSON
@@ -93,7 +92,10 @@ def bench_drift(
     workloads: tuple[str, ...],
     to: str | None,
 ) -> None:
-    """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far."""
+    """Time a drift check of an unchanged node against pyinfra's and Ansible's, near and far.
+
+    Exits 2 where a limit is not met.
+    """
     from homeport.inventory import unbound
     from homeport.lab.bench_drift import measure
 
@@ -104,14 +106,22 @@ def bench_drift(
         raise click.UsageError(f"--hosts {hosts}: must be numbers such as 1,10,50") from error
     if runs < 1 or any(not 1 <= count <= 500 for count in counts):
         raise click.UsageError("--runs must be at least 1, and --hosts 1 to 500")
+    if any(not 0 <= rtt <= 1000 for rtt in rtts):
+        raise click.UsageError("--rtt must be 0 to 1000 ms")
+    if counts and (rtts or workloads):
+        raise click.UsageError("--hosts is of its own: it takes neither --rtt nor --workload")
     _install_lab_packages()
     if counts:
         result = measure.bench_fleet(counts, runs)
     else:
-        result = measure.bench_drift(inventory, workloads, rtts, runs)
+        result = measure.bench_drift(
+            inventory, workloads or measure.WORKLOADS, tuple(sorted({*rtts})) or (0, 20), runs
+        )
     measure.print_end(result)
     if to:
         report.write_json(result, to)
+    if not all(one["met"] for one in result["limits"]):
+        raise SystemExit(2)
 
 
 @click.command()

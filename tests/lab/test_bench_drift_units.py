@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from homeport.lab import LabError
-from homeport.lab.bench_drift import iona, limits, mix, playbooks
+from homeport import cli
+from homeport.lab import LabError, commands, desk
+from homeport.lab.bench_drift import iona, limits, measure, mix, playbooks
 from homeport.lab.bench_drift.fleet import shares
 from homeport.lab.bench_drift.rivals import REQUIREMENTS, drifted, planned, would_change
 
@@ -196,3 +198,15 @@ def test_shares_of_a_profile_are_by_package(tmp_path: Path) -> None:
     found = shares(tmp_path / "profile")
     assert "python" in found
     assert 0.9 < sum(found.values()) <= 1.001
+
+
+@pytest.mark.parametrize(("met", "code"), [(True, 0), (False, 2)])
+def test_a_limit_that_is_missed_is_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, met: bool, code: int
+) -> None:
+    seen = value(0.95) | {"limits": [{"what": "w", "seen": 1, "limit": 2, "met": met}]}
+    monkeypatch.setattr(commands, "_install_lab_packages", lambda: None)
+    monkeypatch.setattr(measure, "bench_drift", lambda *_: seen)
+    monkeypatch.setattr(measure, "print_end", lambda result: None)
+    monkeypatch.chdir(desk.ROOT)
+    assert CliRunner().invoke(cli.main, ["bench", "drift"]).exit_code == code

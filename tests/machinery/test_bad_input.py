@@ -204,6 +204,25 @@ def test_nothing_is_installed_for_no_inventory(
     assert "/none.py: there is no such inventory" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--hosts", "2", "--rtt", "20"), "takes neither --rtt nor --workload"),
+        (("--hosts", "x"), "must be numbers such as 1,10,50"),
+        (("--hosts", "501"), "--hosts 1 to 500"),
+        (("--rtt", "-1"), "--rtt must be 0 to 1000 ms"),
+        (("--runs", "0"), "--runs must be at least 1"),
+    ],
+)
+def test_a_bench_is_refused_before_anything_is_installed(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr(commands, "_install_lab_packages", lambda: pytest.fail("installed"))
+    done = CliRunner().invoke(cli.main, ["bench", "drift", *words])
+    assert done.exit_code == 1
+    assert said in done.stderr
+
+
 @pytest.mark.parametrize("words", [(), ("--frob",), ("bench",), ("drift",), ("drift", "--frob")])
 def test_wrong_usage_is_not_called_a_difference(words: tuple[str, ...]) -> None:
     assert CliRunner().invoke(cli.main, words).exit_code == 1

@@ -65,9 +65,9 @@ def _clean(rival: Rival) -> float:
 
 
 def _at(
-    workload: Workload, place: Place, rtt: int, runs: int, directory: Path
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The results of every tool, and the floor, at one distance."""
+    workload: Workload, place: Place, rtt: int, runs: int, directory: Path, *, last: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """The results of every tool, the floor, and, at the `last` distance, who finds a drift."""
     own = directory / f"{workload.name}-{rtt}"
     own.mkdir()
     with delayed(place.machine.address, place.node_port, rtt) as port:
@@ -83,6 +83,7 @@ def _at(
                 before = far.sessions()
                 taken[rival.name].append(_clean(rival))
                 asked[rival.name].append(far.sessions() - before)
+        found = _finds(workload, far, rivals) if last else []
     results = [
         {
             "tool": rival.name,
@@ -94,24 +95,25 @@ def _at(
         }
         for rival in rivals
     ]
-    return results, {"workload": workload.name, "rtt_ms": rtt, **figures(least)}
+    return results, {"workload": workload.name, "rtt_ms": rtt, **figures(least)}, found
 
 
-def _finds(workload: Workload, place: Place, directory: Path) -> list[str]:
-    """The tools that find the drift that is put in. Raises `LabError` for one that does not."""
-    own = directory / f"{workload.name}-drift"
-    own.mkdir()
+def _finds(workload: Workload, place: Place, rivals: tuple[Rival, ...]) -> list[str]:
+    """The tools that find the drift that is put in, as they were measured: ours, with the record of
+    its earlier runs, in each of five runs from the third on. Raises `LabError` for one that does
+    not."""
+    ours = rivals[0]
+    for _ in range(2):
+        _clean(ours)
     place.machine.succeed(workload.inject)
     try:
-        found = []
-        for rival in workload.rivals(place, own):
+        for rival in (ours, ours, *rivals):
             pending = rival.run()[1]
             if not any(workload.found in name for name in pending):
                 raise LabError(f"{rival.name} did not find the drift that was put in: {pending}")
-            found.append(rival.name)
-        return found
     finally:
         place.machine.succeed(workload.mend)
+    return [rival.name for rival in rivals]
 
 
 def compare(
@@ -128,12 +130,15 @@ def compare(
                   without any record, "remote_commands": sessions that the node's sshd started
                   for one run, the median}],
      "floor": [{"workload", "rtt_ms", "median_s", "runs_s"}],
-     "found_drift": {workload: [tool]}, "load": the load average before it began}
+     "found_drift": {workload: [tool]}, at the last round trip,
+     "load": the load average before it began}
     """
     load = os.getloadavg()[0]
     results, least = [], []
+    finders: list[str] = []
     for rtt in rtts:
-        found, lowest = _at(workload, place, rtt, runs, directory)
+        far = rtt == rtts[-1]
+        found, lowest, finders = _at(workload, place, rtt, runs, directory, last=far)
         results += found
         least.append(lowest)
         progress("{workload}, {rtt_ms} ms: floor {median_s} s".format(**lowest))
@@ -145,6 +150,6 @@ def compare(
     return {
         "results": results,
         "floor": least,
-        "found_drift": {workload.name: _finds(workload, place, directory)},
+        "found_drift": {workload.name: finders},
         "load": {workload.name: round(load, 2)},
     }
