@@ -1,5 +1,6 @@
 """A new command line on a real kernel, by a real boot loader: kept, or taken back unattended."""
 
+import contextlib
 import pathlib
 import random
 import time
@@ -63,13 +64,16 @@ def left(one: Box) -> list[str]:
     return one.machine.succeed(TRACES).splitlines()
 
 
-def settled(one: Box, parameters: str) -> None:
-    """The machine has `parameters` in force and by default, nothing foreign lost, no trial left."""
-    there = one.cmdline()
-    assert [p for p in parameters.split() if p not in there] == []
-    assert {"console=ttyS0", "quiet", "ro"} <= {*there}, "a foreign parameter was lost"
+def settled(one: Box, parameters: str, without: str = "") -> None:
+    """The machine has `parameters` in force and by default and none of `without`, nothing foreign
+    lost, no trial left."""
     entry = one.machine.succeed("grep -m1 '^[[:space:]]*linux' /boot/grub/grub.cfg").split()
-    assert [p for p in parameters.split() if p not in entry] == []
+    for there in (one.cmdline(), entry):
+        assert [p for p in parameters.split() if p not in there] == []
+        assert [p for p in without.split() if p in there] == []
+        assert {"console=ttyS0", "quiet", "ro"} <= {*there}, "a foreign parameter was lost"
+    ours = one.machine.succeed("cat /etc/default/grub.d/zz-homeport.cfg")
+    assert [p for p in without.split() if p in ours] == []
     assert left(one) == []
 
 
@@ -92,8 +96,31 @@ def test_what_is_left_of_a_trial_would_be_seen(made: Box) -> None:
     assert left(made) == []
 
 
+def test_nobody_need_be_there(made: Box, tell: Callable[[str], None]) -> None:
+    """The run that tries a command line is killed once it is on trial; the trial panics."""
+    made.wants(cmdline(f"{GOOD} {FATAL['panics']}", HOPELESS_SECONDS))
+    before, began = made.machine.boot_id, time.monotonic()
+    with made.begin() as run:
+        assert run.stdout is not None
+        assert any("reboots, for" in line for line in run.stdout)
+        with contextlib.suppress(LabError):  # until nobody answers any more
+            while made.machine.boot_id == before:
+                time.sleep(0.2)
+        run.kill()
+    made.machine.wait_for_another_boot(before, timeout=UNATTENDED_SECONDS / made.machine.patience)
+    tell(f"without a run, after a panic: the old entry in {time.monotonic() - began:.0f} s")
+    assert FATAL["panics"] not in made.cmdline()
+    made.machine.power_cut()
+    made.machine.start()
+    assert FATAL["panics"] not in made.cmdline()
+    made.wants(cmdline(GOOD, TRIAL_SECONDS))
+    code, said, _ = made.converge()
+    assert code == 0, said
+    settled(made, GOOD, without=FATAL["panics"])
+
+
 # The soak has those that wait longest.
-AT_ONCE = ("panics", "has no network")
+AT_ONCE = ("has no network",)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +142,7 @@ def test_the_old_entry_is_back_unattended(
         p for p in before if not p.startswith(("homeport.trial", "panic="))
     ]
     assert seconds < UNATTENDED_SECONDS
-    assert left(made) == []
+    settled(made, GOOD, without=FATAL[what])
     assert made.machine.succeed("systemctl is-system-running") == "running"
 
 
@@ -132,14 +159,14 @@ def test_never_reports_what_waits(made: Box) -> None:
 # Moments of a change, each with what shows on the node that it has come.
 MOMENTS = {
     "before update-grub": "test -e /etc/grub.d/42_homeport",
-    "during the first update-grub": "pgrep -f grub-mkconfig",
+    "during the first update-grub": "pgrep -x grub-mkconfig",
     "after update-grub, nothing staged": "grep -q homeport-trial /boot/grub/grub.cfg",
     "while it is staged": "test -e /var/lib/homeport/kernel_cmdline.json",
     "staged, before the reboot": "grub-editenv list | grep -q next_entry=homeport",
     "on its way down": "systemctl is-system-running | grep -q stopping",
     "the trial boots": "grep -q homeport.trial /proc/cmdline",
     "the trial is up": "grep -q homeport.trial /proc/cmdline && systemctl is-active ssh",
-    "during the confirmation": "grep -q homeport.trial /proc/cmdline && pgrep -f grub-mkconfig",
+    "during the confirmation": "grep -q homeport.trial /proc/cmdline && pgrep -x grub-mkconfig",
     "after the confirmation": "grep -q homeport.trial /proc/cmdline && "
     "grep -q '^[^#]*{mark}' /etc/default/grub.d/zz-homeport.cfg",
 }
@@ -166,15 +193,31 @@ def test_a_power_cut_in_a_change_leaves_a_machine_that_boots(
             assert time.monotonic() < until, moment
             time.sleep(0.1)
         time.sleep(delay)
+        late = " ".join(_also(made, mark))
         made.machine.power_cut()
         run.kill()
     made.machine.start(timeout=120)
     there = "new" if mark in made.cmdline() else "old"
-    tell(f"power cut {seed}: {moment}, {delay:.1f} s later; it booted the {there} command line")
+    tell(f"power cut {seed}: {moment}, {delay:.1f} s later ({late}); it booted the {there} one")
     assert GOOD in made.cmdline()
     code, said, _ = made.converge()
     assert code == 0, said
     settled(made, f"{GOOD} {mark}")
+
+
+def _also(made: Box, mark: str) -> list[str]:
+    """The numbers of the moments that show just now."""
+    each = [
+        f"if {shows.format(mark=mark)}; then echo {n}; fi"
+        for n, shows in enumerate(MOMENTS.values())
+    ]
+    try:
+        done = made.machine.run(
+            f"{{ {'; '.join(each)}; }} 2>/dev/null | grep -v '[^0-9]'", timeout=4
+        )
+    except LabError:
+        return ["off"]
+    return done.stdout.decode().split()
 
 
 def _shows(made: Box, command: str) -> bool:

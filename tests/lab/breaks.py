@@ -39,6 +39,7 @@ class Break:
     """`do` breaks something on the node; `by` must be pending then; `mended` succeeds again after.
 
     All are shell text. `mended` does not ask Homeport. `also` are other operations that see it.
+    `told` is a part of what a drift check must say is wanted, `hushed` nowhere in what it says.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Break:
     by: str
     mended: str
     also: tuple[str, ...] = ()
+    told: str = ""
+    hushed: str = ""
 
     @property
     def capability(self) -> str:
@@ -215,6 +218,8 @@ END""",
         by=DOCKER,
         mended="grep -q shutdown-timeout /etc/docker/daemon.json && "
         "grep -q '\"10m\"' /etc/docker/daemon.json",
+        told="/etc/docker/daemon.json: log-opts",
+        hushed="shutdown-timeout",
     ),
     Break(
         name="record of daemon.json lost",

@@ -11,26 +11,13 @@ from typing import Any
 
 import pytest
 
-from homeport.lab.desk import ROOT, converge, homeport, pyinfra, secrets
+from homeport.lab.desk import ROOT, converge, homeport, secrets
 from homeport.lab.stage import Stage, stage
 from homeport.leaks import find_leaks
 from tests.drift.hook import TOKEN, Hook
+from tests.lab.plans import assert_same_plan, drift
 
 pytestmark = pytest.mark.container
-
-# Commands that reach a node, counted where paramiko sends them, whoever asked.
-COUNTING = """
-import sys
-import pyinfra_cli
-import paramiko
-sent, exec_command = [], paramiko.Channel.exec_command
-paramiko.Channel.exec_command = lambda channel, c: (sent.append(c), exec_command(channel, c))[1]
-from homeport.cli import main
-try:
-    main(prog_name="homeport")
-finally:
-    print("commands:", len(sent))
-"""
 
 # What somebody did to the node, the capability that must be named, and parts of what must be said
 # to be wanted and to be there.
@@ -82,41 +69,6 @@ def iona() -> Iterator[Stage]:
         made = homeport(on, "lock", str(on.inventory))
         assert made.returncode == 0, made.stderr
         yield on
-
-
-def plan(on: Stage, prefetch: str) -> Any:
-    """The plan of pyinfra's own `--dry`."""
-    done = pyinfra(on, "--dry", "--json", HOMEPORT_PREFETCH=prefetch)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)["plan"]
-
-
-def changes(found: Any) -> list[str]:
-    return [operation["name"] for operation in found if operation["hosts_with_change"]]
-
-
-def assert_same_plan(on: Stage) -> list[str]:
-    """pyinfra's plan is the same with and without; the names of what would change."""
-    alone = plan(on, "0")
-    assert plan(on, "1") == alone  # asks one by one what the record lacks, and records it
-    assert plan(on, "1") == alone  # answers all from memory
-    return changes(alone)
-
-
-def drift(on: Stage, **environment: str) -> tuple[int, Any, int]:
-    """`bin/homeport drift`: its exit status, its JSON, and how many commands reached the node."""
-    to = on.directory / "drift.json"
-    to.unlink(missing_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTING, "drift", str(on.inventory), "--json", str(to)],
-        cwd=ROOT,
-        env={**on.environment, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert to.exists(), done.stderr
-    return done.returncode, json.loads(to.read_text()), int(done.stdout.split("commands:")[1])
 
 
 def named(found: Any) -> set[str]:

@@ -220,6 +220,9 @@ def test_breaks_are_found_and_healed(iona: Iona, row: list[Break]) -> None:
     assert set(named) == found
     for one in row:
         assert named.get(one.by) == one.capability, one.name
+        pairs = [p for entry in told if entry["operation"] == one.by for p in entry["differs"]]
+        assert any(one.told in pair["wanted"] for pair in pairs), (one.name, pairs)
+        assert not one.hushed or one.hushed not in json.dumps(told)
     assert found <= {name for one in row for name in (one.by, *one.also, READY)}
     iona.heal()
     for one in row:
@@ -235,7 +238,9 @@ def test_a_tag_that_leads_to_another_image_is_seen(iona: Iona, tmp_path: Path) -
     tag, old = iona.container(engine)["Config"]["Image"], iona.container(engine)["Image"]
     assert "@" not in tag
     iona.machine.succeed(f"docker commit --change 'LABEL newer=1' iona-{engine}-1 {tag}")
-    assert SERVICES_OPERATION in unlocked.pending()
+    told = {one["operation"]: one for one in unlocked.drift()}
+    assert told[SERVICES_OPERATION]["capability"] == "stack"
+    assert any(engine in pair["wanted"] for pair in told[SERVICES_OPERATION]["differs"]), told
     unlocked.heal()
     assert iona.container(engine)["Image"] != old
     iona.machine.succeed(f"docker image tag {old} {tag}")

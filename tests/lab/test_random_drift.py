@@ -7,7 +7,7 @@ import pytest
 
 from tests.lab.breaks import BREAKS
 from tests.lab.iona import Iona
-from tests.lab.test_drift import assert_same_plan
+from tests.lab.plans import assert_same_plan
 from tests.soak.results import passed, record
 
 AT_ONCE = 6

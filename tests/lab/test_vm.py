@@ -158,6 +158,9 @@ def test_a_machine_is_bare_and_whole(made: Box) -> None:
             for function in (0, 1)
         ]
         assert groups[0] == groups[1]
+    one = "for d in $(dirname $(grep -l '^0x0[23]' /sys/bus/pci/devices/*/class)); do"
+    groups = machine.succeed(f"{one} readlink $d/iommu_group; done").splitlines()
+    assert len({*groups}) == len(groups) == 4, "two network cards and two display devices, apart"
 
 
 @pytest.mark.machine

@@ -24,6 +24,11 @@ RESET_CAP = (
     "import pynvml as n; n.nvmlInit(); "
     "n.nvmlDeviceSetPowerManagementLimit(n.nvmlDeviceGetHandleByIndex(0), 250000)"
 )
+POWER = (
+    "import pynvml as n; n.nvmlInit(); one = n.nvmlDeviceGetHandleByIndex(0); "
+    "print(n.nvmlDeviceGetPowerManagementLimit(one), "
+    "n.nvmlDeviceGetPowerManagementDefaultLimit(one))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +131,12 @@ def test_another_command_line_and_a_port_before_the_cards(on: Stage) -> None:
     assert driver(on, GUEST) == "vfio-pci"
     assert driver(on, OWN) != "vfio-pci"
     machine.succeed(f"mv /root/aside {file} && update-grub")
-    assert [one for one in drift(on) if one.startswith("Kernel command line")]
+    found = drift(on)
+    assert [one for one in found if one.startswith("Kernel command line")]
+    assert [one for one in found if one.startswith("VFIO")] == []
+    desk.converge(on)
+    assert [driver(on, GUEST, n) for n in (0, 1)] == ["vfio-pci", "vfio-pci"]
+    assert driver(on, OWN) != "vfio-pci"
 
 
 @pytest.mark.soak  # two more converges and a boot
@@ -141,6 +151,9 @@ def test_what_is_dropped_is_given_back(on: Stage, tmp_path: Path) -> None:
     desk.converge(other)
     assert driver(on, GUEST) != "vfio-pci"
     assert "iommu=pt" not in box(on).succeed("cat /proc/cmdline")
+    assert box(on).succeed("sysctl -n kernel.panic") == "0"
+    limit, default = box(on).succeed(f"{PYTHON} -c '{POWER}'").split()
+    assert limit == default
     box(on).succeed(
         "! find /etc /boot -name '*homeport*' | grep -E 'vfio|grub|lockup|nvidia|trial'"
     )

@@ -12,6 +12,7 @@ from tests.lab.box import Box, box
 pytestmark = pytest.mark.machine
 
 SECONDS = 30
+RESTARTS = "Rebooting in 10 seconds"  # kernel/panic.c
 FIELDS = f", lockup_recovery=LockupRecovery(watchdog_seconds={SECONDS}, watchdog_module='i6300esb')"
 # Tasks that no other gets the processors from: nothing answers any more, process 1 included. Linux
 # 6.12 keeps a twentieth of each processor for ordinary tasks ("fair server", kernel/sched/debug.c),
@@ -54,12 +55,16 @@ def test_a_sysctl_changed_at_run_time_is_drift(made: Box) -> None:
 def test_a_panic_restarts_the_machine(made: Box, tell: Callable[[str], None]) -> None:
     before = lost(made, "echo c > /proc/sysrq-trigger")
     made.machine.wait_for_another_boot(before, timeout=60)
+    # By the kernel itself, not by the watchdog that is armed too.
+    assert RESTARTS in made.machine.console(3000)
     tell("sysrq-c: the kernel panicked and restarted by itself")
 
 
 def test_a_frozen_machine_is_reset_by_its_watchdog(made: Box, tell: Callable[[str], None]) -> None:
+    panics = made.machine.console(3000).count(RESTARTS)
     before = lost(made, FREEZE)
     made.machine.wait_for_another_boot(before, timeout=90)
+    assert made.machine.console(3000).count(RESTARTS) == panics
     tell(f"frozen: the watchdog of {SECONDS} s reset the machine")
     code, said, _ = made.converge()
     assert code == 0, said
