@@ -238,6 +238,13 @@ def configuration(spec: Hotspot, names: tuple[str, ...]) -> Generator[Any, None,
     wanted, found = wanted_files(spec, names, observed), observed.get("files", {})
     write, remove = own_files.changes(wanted, found)
     differs(own_files.words(wanted, found))
+    if CONFINED_FILE in write and observed.get("manages"):
+        yield refuse(
+            f"NetworkManager keeps {', '.join(observed['manages'])} connected: the limits in "
+            f"{CONFINED_FILE} would take that away from it",
+            f"`rm {CONFINED_FILE}` there lets it keep both; else give that to who had it before",
+        )
+        return
     for path, text in write.items():
         yield from own_files.put(path, text)
     if remove:
@@ -278,8 +285,12 @@ def removed() -> Generator[StringCommand, None, None]:
         f"nmcli connection delete {CONNECTION} >/dev/null 2>&1; rm -f {PROFILE} {NAMES_FILE}"
     )
     if CONFINED_FILE in found:
-        # Confined by us, it has nothing but the radio; unconfined, it would take the rest.
-        yield StringCommand("systemctl disable --now NetworkManager.service 2>/dev/null || true")
+        # Confined by us, it has nothing but the radio; unconfined, it would take the rest. Unless
+        # somebody has given it more since.
+        yield StringCommand(
+            "nmcli -t -f STATE device 2>/dev/null | grep -qx connected || "
+            "systemctl disable --now NetworkManager.service 2>/dev/null || true"
+        )
     yield StringCommand(f"rm -f {CONFINED_FILE} {COUNTRY_FILE}")
 
 

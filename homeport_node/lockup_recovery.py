@@ -118,21 +118,24 @@ def _earlier(name: str) -> "str | None":
 
 
 def set_sysctls(values: "dict[str, str]") -> "str | None":
-    """Put `values` into force, and write down what was there before, and what is refused."""
-    known = record()
-    before = known.get("before", {})
-    unable = refused()
-    for name, value in values.items():
-        try:
-            before.setdefault(name, _earlier(name))
-            _place(name).write_text(f"{value}\n")
-        except OSError as error:
-            if error.errno not in UNABLE:
-                return f"{name}: {error.strerror}"
-            unable.append(name)
-            print(f"homeport-says {name}={value} is not in force: this machine cannot do it")
+    """Put `values` into force, and write down what was there before, and what is refused.
+
+    Before the first is set, so that whatever stops this, nothing is set whose value before is lost.
+    """
+    before, unable = _before(), refused()
+    for name in values:
+        before.setdefault(name, _earlier(name))
+    kernel = os.uname().release
     try:
-        kernel = os.uname().release
+        _write_record({"kernel": kernel, "refused": unable, "before": before})
+        for name, value in values.items():
+            try:
+                _place(name).write_text(f"{value}\n")
+            except OSError as error:
+                if error.errno not in UNABLE:
+                    return f"{name}: {error.strerror}"
+                unable.append(name)
+                print(f"homeport-says {name}={value} is not in force: this machine cannot do it")
         _write_record({"kernel": kernel, "refused": sorted({*unable}), "before": before})
     except OSError as error:
         return str(error)

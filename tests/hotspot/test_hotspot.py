@@ -274,7 +274,7 @@ BARE: dict[str, Any] = {"interface": "wlan0", "files": {}, "manages": [], "profi
             removed,
             {**AS_WANTED, "files": as_put({CONFINED_FILE: "x"})},
             False,
-            ["nmcli connection delete", "systemctl disable --now NetworkManager", "rm -f"],
+            ["nmcli connection delete", "nmcli -t -f STATE device", "rm -f"],
         ),
     ],
 )
@@ -306,7 +306,7 @@ def test_the_network_goes_down_before_the_profile_is_read() -> None:
 def test_removed_takes_the_network_down_while_network_manager_runs() -> None:
     first, second, last = yielded(removed, {**AS_WANTED, "files": as_put({CONFINED_FILE: "x"})})
     assert first.startswith("nmcli connection delete")
-    assert "NetworkManager.service" in second
+    assert "grep -qx connected || systemctl disable --now NetworkManager.service" in second
     # What says that we confined NetworkManager goes last: a run cut short begins again.
     assert CONFINED_FILE in last
     assert CONFINED_FILE not in first
@@ -320,6 +320,15 @@ def test_a_node_without_the_radio_is_refused() -> None:
     (refusal,) = yielded(configuration, {**BARE, "interface": ""}, spec=SPEC, names=NAMES)
     assert is_refusal(refusal)
     assert RADIO.mac in refusal
+
+
+def test_what_network_manager_was_given_since_is_not_taken_away() -> None:
+    """Somebody took our limits out of the file, and had NetworkManager keep the uplink."""
+    there = {**AS_WANTED["files"], **as_put({CONFINED_FILE: "x"})}
+    (refusal,) = yielded(configuration, {**AS_WANTED, "files": there}, spec=SPEC, names=NAMES)
+    assert is_refusal(refusal)
+    assert "NetworkManager keeps eth0 connected" in refusal
+    assert f"rm {CONFINED_FILE}" in refusal
 
 
 # What drift says --------------------------------------------------------------------------------

@@ -223,7 +223,12 @@ def test_a_sysctl_that_fails_otherwise_is_a_fault(
 ) -> None:
     (kernel / "SYSCTLS/kernel/panic").unlink()
     (kernel / "SYSCTLS/kernel/panic").mkdir()
-    assert aboard.set_sysctls({"kernel.panic": "10"}) == "kernel.panic: Is a directory"
+    both = {"kernel.nmi_watchdog": "1", "kernel.panic": "10"}
+    assert aboard.set_sysctls(both) == "kernel.panic: Is a directory"
+    # What was set before it failed can be given back.
+    assert (kernel / "SYSCTLS/kernel/nmi_watchdog").read_text() == "1\n"
+    assert aboard.give_back(["kernel.nmi_watchdog"]) is None
+    assert (kernel / "SYSCTLS/kernel/nmi_watchdog").read_text() == "0\n"
 
 
 def test_what_is_observed(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
