@@ -138,7 +138,9 @@ def neighbour_sees(on: Stage, *ports: int) -> dict[str, list[int]]:
             if ":" not in subnet:
                 on.neighbour.route(subnet, machine.address)
         addresses += dict.fromkeys(inside.split())
-    seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *addresses, *map(str, ports)))
+    slow = any(machine.patience > 1 for machine in on.machines.values())
+    words = [*addresses, *map(str, ports), *(["gently"] if slow else [])]
+    seen: dict[str, list[int]] = json.loads(on.neighbour.python(SCAN, *words))
     return seen
 
 

@@ -1,6 +1,7 @@
 """The scan finds an open port, and a closed one is not reported."""
 
 import socket
+import threading
 
 import pytest
 
@@ -15,6 +16,20 @@ def test_an_open_port_is_found() -> None:
         near = range(max(1, port - 5), min(65535, port + 5))
         assert port in open_ports("127.0.0.1", ports=near)["127.0.0.1"]
     assert open_ports("127.0.0.1", ports=[port]) == {"127.0.0.1": []}
+
+
+def test_a_port_whose_packet_was_lost_is_tried_again() -> None:
+    """A queue that is full drops what comes, until somebody takes from it."""
+    with socket.socket() as server, socket.socket() as first:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        first.connect(server.getsockname())
+        port = server.getsockname()[1]
+        assert open_ports("127.0.0.1", ports=[port], timeout=0.3) == {"127.0.0.1": []}
+        threading.Timer(0.45, server.accept).start()
+        # The port after it is closed, and says so: the address is alive.
+        closed = range(port, min(65535, port + 5))
+        assert port in open_ports("127.0.0.1", ports=closed, timeout=0.3)["127.0.0.1"]
 
 
 def test_a_host_name_is_scanned_at_every_address(monkeypatch: pytest.MonkeyPatch) -> None:

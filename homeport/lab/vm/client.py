@@ -153,7 +153,7 @@ class Client:
 
     def scan(self, *addresses: str, ports: tuple[int, ...] = ()) -> dict[str, list[int]]:
         """The open TCP ports of each of `addresses`: of all 65,535, or among `ports`."""
-        said = self.python(SCAN, *addresses, *map(str, ports), timeout=900)
+        said = self.python(SCAN, *addresses, *map(str, ports), "gently", timeout=900)
         found: dict[str, list[int]] = json.loads(said)
         return found
 

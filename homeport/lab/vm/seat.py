@@ -154,6 +154,9 @@ def ports(machine: Driver, client: Client, node: Any) -> str:
     The client's way to everything leads through the node, that to its containers too.
     """
     here, containers = node.hotspot.ip, inside(machine)
+    link = f"$(ip -o -4 address show to {here} | awk '{{print $2}}')"
+    by_ipv6 = machine.succeed(f"ip -o -6 address show dev {link}")
+    require(not by_ipv6, f"the hotspot has addresses that are not looked at: {by_ipv6}")
     declared = {
         here: {22, *node.open_ports, *node.hotspot.open_ports},
         machine.address: {22, *node.open_ports},
