@@ -130,6 +130,32 @@ def test_five_runs_find_a_drift_when_it_is_there(iona: Stage) -> None:
     assert statuses == [0, 0, 2, 2, 2]
 
 
+def begin(on: Stage, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "homeport.cli", *words],
+        cwd=ROOT,
+        env=on.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_runs_that_go_on_at_once_are_each_right(iona: Stage) -> None:
+    converge(iona, quiet=True)
+    inject, capability, _, _ = DRIFTS["a hosts entry removed"]
+    iona.machine.succeed(inject)
+    where, files = str(iona.inventory), [iona.directory / f"drift-{n}.json" for n in range(3)]
+    checks = [begin(iona, "drift", where, "--json", str(file)) for file in files]
+    assert [run.wait(timeout=120) for run in checks] == [2, 2, 2]
+    assert [named(json.loads(file.read_text())) for file in files] == [{capability}] * 3
+    healing, looking = begin(iona, "converge", where), begin(iona, "drift", where)
+    assert healing.wait(timeout=300) == 0
+    assert looking.wait(timeout=120) in (0, 2)
+    status, found, _ = drift(iona)
+    assert (status, named(found)) == (0, set())
+
+
 def test_a_watch_tells_of_a_drift_and_of_its_end(iona: Stage) -> None:
     converge(iona, quiet=True)
     iona.machine.succeed("cp /etc/hosts /root/hosts")

@@ -14,6 +14,7 @@ from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
 from homeport.lab.vm.emulator import Hardware
 from homeport.lab.vm.machine import VirtualMachine
+from tests.lab.plans import assert_same_plan
 
 pytestmark = pytest.mark.machine
 
@@ -70,6 +71,8 @@ def drift(on: Stage) -> list[str]:
 def test_from_bare_to_proved_and_again_after_a_power_cut(
     on: Stage, tell: Callable[[str], None]
 ) -> None:
+    boots = "journalctl --list-boots --no-pager | grep -c '^ *-*[0-9]'"
+    assert box(on).succeed(boots) == "2", "one reboot for all that waits for it"
     box(on).power_cut()
     box(on).start()
     verify(on)
@@ -108,8 +111,9 @@ def test_what_broke_is_named_by_capability_and_healed(
     found = drift(on)
     for name, (_, by) in BREAKS.items():
         assert any(one.startswith(by) for one in found), (name, found)
+    assert assert_same_plan(on) != []
     desk.converge(on)
-    assert drift(on) == []
+    assert assert_same_plan(on) == []
     box(on).succeed(NO_CORRECTION)
     assert drift(on) == ["Base | Time zone and clock"]
     desk.converge(on)
