@@ -75,8 +75,8 @@ def build() -> Wheel:
     return Wheel(name=f"homeport_node-{__version__}-py3-none-any.whl", data=buffer.getvalue())
 
 
-def requirements(python: str, machine: str = "x86_64") -> str:
-    """The lines of requirements.txt that hold for Linux, `python` ("3.13") and `machine`.
+def requirements(python: str, machine: str = "x86_64", file: Path = REQUIREMENTS) -> str:
+    """The lines of the requirements `file` that hold for Linux, `python` ("3.13") and `machine`.
 
     Markers are decided here and removed, because pip decides them for the Python it runs on.
     """
@@ -90,7 +90,7 @@ def requirements(python: str, machine: str = "x86_64") -> str:
         "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
     }
-    text = re.sub(r"^\s*#.*\n", "", REQUIREMENTS.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^\s*#.*\n", "", file.read_text(), flags=re.MULTILINE)
     lines = []
     for line in text.replace("\\\n", " ").splitlines():
         named, *hashes = line.split("--hash=")
@@ -101,8 +101,11 @@ def requirements(python: str, machine: str = "x86_64") -> str:
     return "".join(lines)
 
 
-def download_wheels(directory: Path, python: str, machine: str = "x86_64") -> None:
-    """Fetch what `homeport_node` needs on `python` ("3.13") and `machine` into `directory`.
+def download_wheels(
+    directory: Path, python: str, machine: str = "x86_64", file: Path = REQUIREMENTS
+) -> None:
+    """Fetch what `file` requires on `python` ("3.13") and `machine` into `directory`: what
+    `homeport_node` needs, if no other is named.
 
     Only wheels, each checked against its hash, from the index that this machine's pip is set up
     with. Raises `subprocess.CalledProcessError` after pip has said why.
@@ -114,7 +117,7 @@ def download_wheels(directory: Path, python: str, machine: str = "x86_64") -> No
     abis = [f"cp{tag}", "abi3", "none"]
     with tempfile.TemporaryDirectory() as scratch:
         wanted = Path(scratch) / "requirements.txt"
-        wanted.write_text(requirements(python, machine))
+        wanted.write_text(requirements(python, machine, file))
         command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps"]
         command += ["--disable-pip-version-check", "--require-hashes", "--only-binary", ":all:"]
         command += ["--python-version", python, "--implementation", "cp"]
