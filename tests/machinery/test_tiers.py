@@ -11,21 +11,29 @@ BAD = (sys.executable, "-c", "print('bad said'); raise SystemExit(1)")
 
 
 @pytest.mark.parametrize(
-    ("commands", "code"),
-    [((GOOD, GOOD), 0), ((BAD, GOOD), 1), ((GOOD, BAD), 1), ((BAD,), 1)],
+    ("commands", "alone", "code"),
+    [
+        ((GOOD, GOOD), (), 0),
+        ((BAD, GOOD), (), 1),
+        ((GOOD, BAD), (), 1),
+        ((BAD,), (), 1),
+        ((GOOD,), GOOD, 0),
+        ((GOOD,), BAD, 1),
+    ],
 )
 def test_every_command_counts(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     commands: tuple[tuple[str, ...], ...],
+    alone: tuple[str, ...],
     code: int,
 ) -> None:
-    tier = tiers.Tier(name="some", commands=commands, budget_minutes=1)
+    tier = tiers.Tier(name="some", commands=commands, alone=alone, budget_minutes=1)
     monkeypatch.setattr(tiers, "TIERS", (tier,))
     assert tiers.run_tiers(()) == code
     said = capfd.readouterr().out
-    assert said.count("good said") == commands.count(GOOD)
-    assert said.count("bad said") == commands.count(BAD)
+    assert said.count("good said") == (*commands, alone).count(GOOD)
+    assert said.count("bad said") == (*commands, alone).count(BAD)
 
 
 def test_an_unknown_tier_is_refused() -> None:
