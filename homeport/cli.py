@@ -288,14 +288,14 @@ def probe(
     if nodes and name not in nodes:
         fail("--name", name, f"must be a host of {inventory}: {', '.join(nodes)}")
     handles = handles_of(nodes[name]) if nodes else {}
-    path = targets_path(inventory) if inventory else Path()
-    so_far = known(path, name)
+    so_far = known(targets_path(inventory), name) if inventory else {}
     text = read_machine(
         host, user=user, port=port, key=key or "", name=name, handles=handles, known=so_far
     )
     if not write or inventory is None:
         sys.stdout.write(text)
         return
+    path = targets_path(inventory)
     aside = put(path, name, text)
     if aside:
         report.console.print(f"{aside}: what was there before")

@@ -193,7 +193,9 @@ def _gpu_names(observed: Observed, asked: Sequence[str], known: Mapping[str, str
     """The handles of the GPUs, in the driver's order: one whose card has one has the same."""
     places = {one["address"]: place_id(one) for one in observed["displays"]}
     cards = {gpu["uuid"]: known.get(places.get(gpu["pci"], ""), "") for gpu in observed["gpus"]}
-    was = {uuid: handle for uuid, handle in cards.items() if handle in asked}
+    # Of a card that moved the UUID tells more than the place.
+    told = {known[uuid] for uuid in cards if uuid in known}
+    was = {uuid: name for uuid, name in cards.items() if name in asked and name not in told}
     return assign(asked, [*cards], "gpu", {**was, **known}, pair=("left", "right"))
 
 

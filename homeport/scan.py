@@ -35,16 +35,16 @@ def _resolved(name: str) -> "list[str]":
     return sorted({str(place[0]) for *_, place in found})
 
 
-def _attempt(address: str, port: int) -> "tuple[socket.socket | None, bool]":
-    """(a connection under way, or None; whether it is open already)."""
+def _attempt(address: str, port: int) -> "tuple[socket.socket | None, int]":
+    """(a connection under way, or None; the error with which it ended, 0 when it is open)."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     attempt = socket.socket(family, socket.SOCK_STREAM)
     attempt.setblocking(False)
     code = attempt.connect_ex((address, port))
     if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-        return attempt, False
+        return attempt, code
     attempt.close()
-    return None, code == 0
+    return None, code
 
 
 class _Scan:
@@ -60,11 +60,9 @@ class _Scan:
         self.alive: set[str] = set()
 
     def begin(self, address: str, port: int) -> None:
-        attempt, opened = _attempt(address, port)
-        if opened:
-            self.found.append((address, port))
+        attempt, code = _attempt(address, port)
         if attempt is None:
-            self.alive.add(address)
+            self.take(address, port, code)
         else:
             self.selector.register(attempt, selectors.EVENT_WRITE)
             self.waiting[attempt] = (address, port, time.monotonic() + self.timeout)
@@ -76,10 +74,7 @@ class _Scan:
             assert isinstance(attempt, socket.socket)
             address, port, _ = self.waiting[attempt]
             code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code == 0:
-                self.found.append((address, port))
-            if code in (0, errno.ECONNREFUSED):
-                self.alive.add(address)
+            self.take(address, port, code)
             self.drop(attempt)
         now = time.monotonic()
         while self.waiting:
@@ -89,6 +84,13 @@ class _Scan:
                 break
             self.silent.append((address, port))
             self.drop(oldest)
+
+    def take(self, address: str, port: int, code: int) -> None:
+        """Take in how an attempt ended."""
+        if code == 0:
+            self.found.append((address, port))
+        if code in (0, errno.ECONNREFUSED):
+            self.alive.add(address)
 
     def drop(self, attempt: socket.socket) -> None:
         self.selector.unregister(attempt)

@@ -41,7 +41,7 @@ def known(path: Path, name: str) -> dict[str, str]:
         host = tomllib.loads(path.read_text())["hosts"][name]
         found = {place_id(card): handle for handle, card in host.get("pci", {}).items()}
         for table in ("gpus", "radios"):
-            found.update((one, handle) for handle, one in host.get(table, {}).items())
+            found.update((one, handle) for handle, one in host.get(table, {}).items() if one)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}  # `put` says what is wrong with it
     return found

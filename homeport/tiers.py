@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tier:
-    """One tier: its commands, which run side by side, and its budget in minutes on two cores.
+    """One tier: its commands, which run side by side, and its budget in minutes on two cores from
+    empty caches.
 
     `alone` runs before them and beside nothing.
     """

@@ -7,13 +7,12 @@ there.
 import contextlib
 import ipaddress
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import read, run
+from homeport_node.common import read, run, write_whole
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 RECORD = Path("/var/lib/homeport/docker.json")
@@ -111,20 +110,8 @@ def replace(path: Path, value: "dict[str, Any]") -> None:
     if not value:
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, f"{json.dumps(value, indent=2)}\n".encode(), mode)
 
 
 def refused(value: "dict[str, Any]") -> "str | None":

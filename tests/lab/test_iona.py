@@ -238,6 +238,7 @@ def test_a_tag_that_leads_to_another_image_is_seen(iona: Iona, tmp_path: Path) -
     tag, old = iona.container(engine)["Config"]["Image"], iona.container(engine)["Image"]
     assert "@" not in tag
     iona.machine.succeed(f"docker commit --change 'LABEL newer=1' iona-{engine}-1 {tag}")
+    assert SERVICES_OPERATION in unlocked.pending()
     told = {one["operation"]: one for one in unlocked.drift()}
     assert told[SERVICES_OPERATION]["capability"] == "stack"
     assert any(engine in pair["wanted"] for pair in told[SERVICES_OPERATION]["differs"]), told

@@ -160,6 +160,25 @@ def test_what_a_person_swapped_stays_swapped(tmp_path: Path, driver: bool) -> No
     assert swapped.gpus == (target.gpus if driver else {"left": "", "right": ""})
 
 
+def test_two_gpus_never_get_one_handle(tmp_path: Path) -> None:
+    """Whatever was left empty, and whatever tables of the file contradict each other."""
+    asked = {"gpus": ["left", "right"], "cards": ["left", "right"]}
+    path = tmp_path / "iona.targets.toml"
+    blind = {**MACHINE, "displays": []}
+    path.write_text(render(WAY, SEEN, {**blind, "gpus": []}, "iona", asked))
+    text = render(WAY, SEEN, blind, "iona", asked, known(path, "iona"))
+    assert len({*read_back(tmp_path, text)["iona"].gpus.values()}) == 2
+    # Left by its UUID is the second, by its place the first, which is a new one.
+    text = render(WAY, SEEN, MACHINE, "iona", asked)
+    one, two = (gpu["uuid"] for gpu in MACHINE["gpus"])
+    path.write_text(text.replace(one, "~").replace(two, one).replace("~", two))
+    path.write_text(path.read_text().replace(one, "GPU-99999999" + one[12:]))
+    target = read_back(tmp_path, render(WAY, SEEN, MACHINE, "iona", asked, known(path, "iona")))[
+        "iona"
+    ]
+    assert target.gpus == {"left": two, "right": one}
+
+
 def test_cards_without_a_driver_get_the_handles_that_are_asked_for(tmp_path: Path) -> None:
     observed = {**MACHINE, "gpus": []}
     text = render(WAY, SEEN, observed, "iona", {"cards": ["right"]})
