@@ -205,7 +205,8 @@ def clock_words(zone: str, observed: dict[str, Any]) -> Iterator[Pair]:
             yield Pair(f"{unit}: enabled, active", there)
 
 
-def _observed(spec: Base, wanted: dict[str, str]) -> dict[str, Any]:
+def _observed(spec: Base, texts: tuple[str, ...]) -> dict[str, Any]:
+    wanted = split_certificates(texts)
     state: dict[str, Any] = host.get_fact(
         BaseState, zone=spec.timezone, units=[*CLOCKS.values()], wanted=[*wanted]
     )
@@ -216,15 +217,18 @@ def _observed(spec: Base, wanted: dict[str, str]) -> dict[str, Any]:
 def base_packages(spec: Base) -> Generator[StringCommand, None, None]:
     """Install the packages, and one that keeps the clock if there is none."""
     wanted = {*PACKAGES, *spec.packages}
-    state = host.get_fact(apt.AptState, packages=sorted(wanted | CLOCKS.keys()))
+    state = host.get_fact(apt.AptState)
     wanted.add(clock_package({*state.get("installed", ()), *wanted}))
     yield from apt.install(wanted, state)
 
 
 @operation()
-def clock(spec: Base) -> Generator[StringCommand, None, None]:
-    """Set the time zone, and have the clock kept in step."""
-    observed = _observed(spec, {})
+def clock(spec: Base, texts: tuple[str, ...]) -> Generator[StringCommand, None, None]:
+    """Set the time zone, and have the clock kept in step.
+
+    `texts` are those of `trusted_certificates`: one look at the node serves both.
+    """
+    observed = _observed(spec, texts)
     zone = timezone_command(spec.timezone, observed)
     keeper = clock_command(observed)
     differs(clock_words(spec.timezone, observed))
@@ -245,7 +249,7 @@ def clock(spec: Base) -> Generator[StringCommand, None, None]:
 def trusted_certificates(spec: Base, texts: tuple[str, ...]) -> Generator[Any, None, None]:
     """Have the node trust the CAs in `texts` (PEM), and none that we brought earlier."""
     wanted = split_certificates(texts)
-    observed = _observed(spec, wanted).get("certificates", {})
+    observed = _observed(spec, texts).get("certificates", {})
     changes = certificate_changes(wanted, observed)
     if not changes:
         host.noop("trusted CAs are as wanted")
@@ -266,8 +270,9 @@ def trusted_certificates(spec: Base, texts: tuple[str, ...]) -> Generator[Any, N
 def apply(spec: Base, target: Target) -> None:
     """Make the node's base as `spec` says; CAs come from the target's sources."""
     base_packages(name="Base packages", spec=spec)
-    trusted_certificates(name="Trusted CAs", spec=spec, texts=target.sources.ca_certificates)
-    clock(name="Time zone and clock", spec=spec)
+    texts = target.sources.ca_certificates
+    trusted_certificates(name="Trusted CAs", spec=spec, texts=texts)
+    clock(name="Time zone and clock", spec=spec, texts=texts)
 
 
 CAPABILITY = Capability(

@@ -207,7 +207,7 @@ class GpuState(NodeFact):
     """{"gpus": ["GPU-…"], "driver_words": "", "way": "cdi",
     "hook": "/usr/bin/nvidia-container-runtime-hook"}
 
-    `way` is that of `homeport_node.common.gpu_way`, `hook` what a running dockerd finds.
+    `way` is that of `homeport_node.docker_engine.gpu_way`, `hook` what a running dockerd finds.
     """
 
     stem = "llama_server"

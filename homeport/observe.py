@@ -5,16 +5,17 @@ over standard input, so it works on a node where nothing of ours is installed ye
 node without python3 is the fact's default.
 """
 
+import ast
 import functools
-import importlib
-import inspect
 import json
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pyinfra.api import FactBase, StringCommand
 from pyinfra.api.exceptions import FactProcessError
 
+_FOLDER = Path(__file__).resolve().parent.parent / "homeport_node"
 _LOADER = """\
 import json, sys, types
 def _load(name, source):
@@ -25,20 +26,24 @@ _package = _load("homeport_node", "")
 _package.__path__ = []
 {needed}
 _module = _load("homeport_node.{stem}", {source!r})
-_arguments = json.loads({arguments!r})
 """
+_ARGUMENTS = "_arguments = json.loads({!r})\n"
+_ASKED = re.compile(
+    r'^_module = _load\("homeport_node\.(\w+)", .*\n_arguments = json\.loads\((.*)\)\n', re.M
+)
 _OBSERVE = "print(json.dumps(_module.observe(**_arguments)))\n"
 _ACT = "sys.exit(_module.{function}(**_arguments) or 0)\n"
 _SHELL = "python3 - <<'HOMEPORT_END'\n{text}\nHOMEPORT_END\n"
 _IF_PYTHON = "command -v python3 >/dev/null || { echo null; exit 0; }; "
 
 
-_NEED = re.compile(r"^from homeport_node import (\w+)", re.M)
+_NEED = re.compile(r"^from homeport_node import (.+)", re.M)
 
 
 @functools.cache
-def _source(module: str) -> str:
-    return inspect.getsource(importlib.import_module(module))
+def source(stem: str) -> str:
+    """The text of `homeport_node.<stem>`."""
+    return (_FOLDER / f"{stem}.py").read_text()
 
 
 @functools.cache
@@ -46,27 +51,40 @@ def needed(stem: str) -> tuple[str, ...]:
     """The modules that travel with `homeport_node.<stem>`, in the order in which they are loaded:
     `common`, and those that it names as `from homeport_node import …`."""
     found = dict.fromkeys(["common"])
-    for name in _NEED.findall(_source(f"homeport_node.{stem}")):
+    listed = ", ".join(_NEED.findall(source(stem)))
+    for name in re.findall(r"(?:^|, )(\w+)", listed):
         found.update(dict.fromkeys((*needed(name), name)))
     return tuple(found)
 
 
-def _loader(stem: str, arguments: dict[str, Any]) -> str:
-    names = {name: f"homeport_node.{name}" for name in needed(stem)}
+@functools.cache
+def _loads(stem: str) -> str:
     loads = [
-        f"_package.{name} = _load({whole!r}, {_source(whole)!r})" for name, whole in names.items()
+        f"_package.{name} = _load({f'homeport_node.{name}'!r}, {source(name)!r})"
+        for name in needed(stem)
     ]
-    return _LOADER.format(
-        stem=stem,
-        needed="\n".join(loads),
-        source=_source(f"homeport_node.{stem}"),
-        arguments=json.dumps(arguments, sort_keys=True),
-    )
+    return _LOADER.format(stem=stem, needed="\n".join(loads), source=source(stem))
+
+
+def _loader(stem: str, arguments: dict[str, Any]) -> str:
+    return _loads(stem) + _ARGUMENTS.format(json.dumps(arguments, sort_keys=True))
 
 
 def program(stem: str, arguments: dict[str, Any]) -> str:
     """The Python text that runs `homeport_node.<stem>.observe(**arguments)` and prints JSON."""
     return _loader(stem, arguments) + _OBSERVE
+
+
+def asked(text: str) -> tuple[str, dict[str, Any]] | None:
+    """(stem, arguments) of which `program` makes this very `text`, None for any other text."""
+    found = _ASKED.search(text)
+    if found is None:
+        return None
+    try:
+        stem, arguments = found[1], json.loads(ast.literal_eval(found[2]))
+        return (stem, arguments) if program(stem, arguments) == text else None
+    except (ValueError, SyntaxError, OSError, TypeError):
+        return None
 
 
 class Act(StringCommand):

@@ -17,8 +17,7 @@ from typing import Any
 import paramiko
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from homeport import shortcuts
-from homeport.observe import python_program
+from homeport import observe, shortcuts
 from homeport.shortcuts import Shortcut
 from homeport_node import gather
 
@@ -49,22 +48,37 @@ def elevation(commands: list[str]) -> str:
 
 
 # A fact as `homeport_node.gather` runs it, and the shortcut there is for it.
-Fact = tuple[dict[str, str], Shortcut | None]
+Fact = tuple[dict[str, Any], Shortcut | None]
 
 
 @functools.lru_cache(16384)
 def fact(command: str) -> Fact:
-    """How `command` is run on the node: `sh -c` of a Python program as that program."""
+    """How `command` is run on the node: `sh -c` of a Python program as that program, or as the
+    module of ours that it is made of."""
     head, _, quoted = command.partition("sh -c ")
     if not head:
         # shlex.split takes milliseconds for each; this undoes shlex.quote, and checks that it did.
         text = quoted[1:-1].replace("'\"'\"'", "'")
         if shlex.quote(text) == quoted:
-            program = python_program(text)
+            program = observe.python_program(text)
             if program is not None:
-                return {"python": program}, None
+                return _program_fact(program), None
             return {"shell": command}, shortcuts.shortcut(text)
     return {"shell": command}, None
+
+
+def _program_fact(text: str) -> dict[str, Any]:
+    asked = observe.asked(text)
+    if asked is None:
+        return {"python": text}
+    stem, arguments = asked
+    return {"stem": stem, "needed": observe.needed(stem), "arguments": arguments}
+
+
+def _sources(facts: list[dict[str, Any]]) -> dict[str, str]:
+    """The texts of all modules that `facts` need."""
+    stems = {stem for one in facts if "stem" in one for stem in (*one["needed"], one["stem"])}
+    return {stem: observe.source(stem) for stem in sorted(stems)}
 
 
 def _facts(commands: list[str]) -> list[Fact]:
@@ -101,6 +115,7 @@ def request(commands: list[str], marker: str, seconds: float = SECONDS, cap: int
     facts: list[dict[str, Any]] = [one for one, short in found if short is None]
     facts += [{"python": _program(found, batch), "shells": True} for batch in _batches(found)]
     asked = {"marker": marker, "facts": facts, "seconds": seconds, "cap": cap}
+    asked["sources"] = _sources(facts)
     return zlib.compress(f"{_source()}\nmain({json.dumps(asked)!r})\n".encode())
 
 

@@ -1,4 +1,4 @@
-"""What apt and dpkg know about some packages. Standard library only."""
+"""What apt and dpkg know about packages. Standard library only."""
 
 import time
 from pathlib import Path
@@ -27,13 +27,11 @@ def installed_versions(dpkg_query: str) -> "dict[str, str]":
     return found
 
 
-def installed(packages: "list[str]") -> "dict[str, str]":
-    """{package: version} of those of `packages` that are wholly installed."""
-    if not packages:
-        return {}
-    shown = "${db:Status-Abbrev}\t${Package}\t${Version}\n"
-    # dpkg-query exits 1 when it knows nothing of one name, and prints the others all the same.
-    return installed_versions(run("dpkg-query", "-W", "-f", shown, *packages).out)
+def installed() -> "dict[str, str]":
+    """{package: version} of those that are wholly installed."""
+    return installed_versions(
+        run("dpkg-query", "-W", "-f", "${db:Status-Abbrev}\t${Package}\t${Version}\n").out
+    )
 
 
 def lists_age() -> "float | None":
@@ -46,6 +44,6 @@ def lists_age() -> "float | None":
         return None
 
 
-def observe(packages: "list[str]") -> "dict[str, Any]":
-    """{"installed": {"curl": "8.14.1-2"}, "lists_age": 12.5}; the age is in seconds or None."""
-    return {"installed": installed(packages), "lists_age": lists_age()}
+def observe() -> "dict[str, Any]":
+    """{"installed": {"curl": "8.14.1-2", …}, "lists_age": 12.5}; the age is in seconds or None."""
+    return {"installed": installed(), "lists_age": lists_age()}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from homeport_node import docker_engine
 from homeport_node.common import describe_file, read, run
 
 UNIT = "caddy.service"
@@ -142,8 +143,9 @@ def foreign_listeners(own_pid: int, ports: "tuple[int, ...]" = (80, 443)) -> "li
 
 def _container(port: int) -> str:
     """The container that publishes `port` on this node, "" when Docker does not tell."""
-    ran = run("docker", "ps", "--filter", f"publish={port}/tcp", "--format", "{{.Names}}")
-    return ran.out.strip().split("\n")[0] if ran.ok else ""
+    wanted = {"publish": [f"{port}/tcp"]}
+    listed = docker_engine.ask("/containers/json", filters=wanted) or []
+    return next((one["Names"][0].lstrip("/") for one in listed), "")
 
 
 def _sockets_of(pid: int) -> "set[str]":

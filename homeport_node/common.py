@@ -1,7 +1,6 @@
 """What the programs aboard share. Standard library only: see the package's docstring."""
 
 import hashlib
-import json
 import os
 import stat
 import subprocess
@@ -86,33 +85,6 @@ def compose_command() -> "list[str]":
     if run("docker-compose", "version").ok:
         return ["docker-compose"]
     return []
-
-
-def cdi_devices() -> "list[str]":
-    """The names of NVIDIA's devices that a container can be given by CDI: UUIDs, indexes, "all"."""
-    kind = "nvidia.com/gpu="
-    lines = [line.strip() for line in run("nvidia-ctk", "cdi", "list").out.splitlines()]
-    return sorted(line.removeprefix(kind) for line in lines if line.startswith(kind))
-
-
-def gpu_way(gpus: "list[str]") -> str:
-    """How this node's Docker hands `gpus` (UUIDs) to a container; "" while it does not answer.
-
-    "cdi": Docker has CDI (25 and newer, where it is switched on), and all of them are described, or
-    a unit of ours sees to that; "runtime": it knows NVIDIA's runtime; else "hook": what it finds in
-    its PATH.
-    """
-    try:
-        info = json.loads(run("docker", "info", "--format", "{{json .}}").out)
-    except ValueError:
-        return ""
-    if not isinstance(info, dict) or not info.get("ServerVersion"):
-        return ""
-    if info.get("CDISpecDirs") and (
-        Path(CDI_UNIT_FILE).exists() or set(gpus) <= set(cdi_devices())
-    ):
-        return "cdi"
-    return "runtime" if "nvidia" in (info.get("Runtimes") or {}) else "hook"
 
 
 def read(path: "str | Path") -> "str | None":

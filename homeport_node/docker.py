@@ -1,16 +1,14 @@
 """Docker on the node: its daemon, its networks, its guard. Standard library only."""
 
-import http.client
 import json
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
 from homeport_node import docker_daemon_json as daemon_json
+from homeport_node import docker_engine
 from homeport_node.common import STACK, dropins, own_files, read, run, show_units
 
-SOCKET = "/run/docker.sock"
 CERTIFICATES = Path("/etc/docker/certs.d")
 RULES = Path("/etc/homeport/docker-guard.nft")
 TABLE = ("list", "table", "inet", "homeport_docker")
@@ -33,35 +31,13 @@ def take_back() -> "str | None":
     if (
         active
         and daemon_json.daemon({})["not_running"]
-        and not foreign(ask("/containers/json") or [])
+        and not foreign(docker_engine.ask("/containers/json") or [])
     ):
         done = run("systemctl", "restart", "docker.service", timeout=120)
         if not done.ok:
             return f"systemctl restart docker.service: {done.err.strip()}"
     daemon_json.RECORD.unlink(missing_ok=True)
     return None
-
-
-class _Engine(http.client.HTTPConnection):
-    """HTTP to Docker's socket, with a timeout of 10 s."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(10)
-        self.sock.connect(SOCKET)
-
-
-def ask(path: str) -> Any:
-    """The engine's JSON answer to GET `path`, None when it gives none."""
-    engine = _Engine("docker")
-    try:
-        engine.request("GET", path)
-        answer = engine.getresponse()
-        return json.loads(answer.read()) if answer.status == 200 else None
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    finally:
-        engine.close()
 
 
 def bridges(networks: "list[dict[str, Any]]") -> "list[dict[str, Any]]":
@@ -224,9 +200,7 @@ def observe(
     names = ["docker.service", "homeport-docker-guard.service", "nftables.service"]
     # What docker.service needs to start: masked while it runs, they are missed at the next boot.
     state = units([*names, "docker.socket", "containerd.service"])
-    # Asking a stopped Docker would start it, by its socket.
-    active = state.get("docker.service", {}).get("active")
-    networks = ask("/networks") if active else None
+    networks = docker_engine.ask("/networks")
     return {
         "os": os_release(),
         "exposed": exposed(state.get("docker.service", {}).get("pid", 0)),
@@ -234,7 +208,7 @@ def observe(
         "recorded": daemon_json.RECORD.exists(),
         "units": state,
         "networks": None if networks is None else bridges(networks),
-        "foreign": foreign((ask("/containers/json") or []) if active else []),
+        "foreign": foreign(docker_engine.ask("/containers/json") or []),
         "bridges": [one["ifname"] for one in ip("link", "show", "type", "bridge")],
         "routes": [
             [one["dst"], one.get("dev", "")] for one in ip("-4", "route") if one["dst"] != "default"

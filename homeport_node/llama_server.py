@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node.common import gpu_way, read, run
+from homeport_node import docker_engine
+from homeport_node.common import read, run
 
 HOOK = "nvidia-container-runtime-hook"
 UUID = re.compile(r"UUID: ((?:GPU|MIG)-[0-9a-fA-F-]+)")
@@ -38,5 +39,5 @@ def observe(gpus: "list[str]") -> "dict[str, Any]":
         "gpus": UUID.findall(listed.out) if listed.ok else [],
         "driver_words": (listed.err or listed.out).strip()[-300:] if not listed.ok else "",
         "hook": hook,
-        "way": gpu_way(gpus),
+        "way": docker_engine.gpu_way(gpus),
     }

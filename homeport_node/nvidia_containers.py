@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeport_node import apt_key
-from homeport_node.common import CDI_UNIT, cdi_devices, dropins, own_files, read, run, show_units
+from homeport_node import apt_key, docker_engine
+from homeport_node.common import CDI_UNIT, dropins, own_files, read, run, show_units
 
 KEYRING = "/usr/share/keyrings/homeport-nvidia-container-toolkit.gpg"
 # Where Docker, Podman and the toolkit look for descriptions; the second is emptied at each boot.
@@ -73,7 +73,7 @@ def describe(gpus: "list[str]") -> "str | None":
     if not ran.ok:
         said = run("journalctl", "--no-pager", "-o", "cat", "-n", "5", "-u", CDI_UNIT).out.strip()
         return f"nvidia-ctk cannot describe the GPUs: {said or ran.err.strip()}"
-    lacking = sorted(set(gpus) - set(cdi_devices()))
+    lacking = sorted(set(gpus) - set(docker_engine.cdi_devices()))
     if lacking:
         return (
             f"nvidia-ctk describes no {', '.join(lacking)}: see `nvidia-smi -L`, and put the UUIDs "
@@ -99,7 +99,7 @@ def observe(
         "other_lists": apt_key.other_lists(repository, own_list),
         "held": held(packages),
         "unit": unit_state(),
-        "devices": cdi_devices(),
+        "devices": docker_engine.cdi_devices(),
         "uvm": uvm(),
         "gone": gone(),
     }

@@ -19,7 +19,8 @@ import urllib.request
 import uuid
 from typing import Any
 
-from homeport_node.common import SECRETS, read, run
+from homeport_node import docker_engine
+from homeport_node.common import SECRETS, read
 
 SECRET_KEY = f"{SECRETS}/open_webui.secret_key"
 DATABASE = "webui.db"
@@ -82,13 +83,13 @@ class Api:
 
     def __init__(self, port: int, volume: str) -> None:
         self.port = port
-        mount = run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}", volume)
-        if not mount.ok:
-            raise ApiError(f"there is no volume {volume}")
+        found, problem = docker_engine.answer(f"/volumes/{volume}")
+        if found is None:
+            raise ApiError(problem)
         secret = (read(SECRET_KEY) or "").strip()
         if not secret:
             raise ApiError(f"{SECRET_KEY} is missing")
-        user, stamp = first_admin(f"{mount.out.strip()}/{DATABASE}")
+        user, stamp = first_admin(f"{found['Mountpoint']}/{DATABASE}")
         self._token = token(secret, user, stamp, time.time())
 
     def call(self, path: str, body: "dict[str, Any] | None" = None) -> Any:

@@ -2,12 +2,11 @@
 
 import contextlib
 import fcntl
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from homeport_node import docker_engine
 from homeport_node.common import (
     COMPOSE_FILE,
     SECRETS,
@@ -16,7 +15,6 @@ from homeport_node.common import (
     STACK_UNIT,
     compose_command,
     dropins,
-    gpu_way,
     read,
     run,
     sha256_file,
@@ -40,27 +38,28 @@ LIMITS = (
     "CpusetCpus",
     "PidsLimit",
 )
+# Where Docker's command looks for plugins (docker/cli, cli-plugins/manager), as root.
+PLUGINS = (
+    "/root/.docker/cli-plugins",
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+)
 # The addresses, as /proc/net/tcp and tcp6 write them, that a socket on 127.0.0.1 collides with.
 LOOPBACK = {"0100007F", "00000000", "0" * 32, "0000000000000000FFFF00000100007F"}
 
 
-def _inspect(*arguments: str) -> "list[dict[str, Any]]":
-    """What `docker … inspect` prints; objects that do not exist are left out."""
-    try:
-        found = json.loads(run("docker", *arguments, timeout=60).out or "[]")
-    except ValueError:
-        return []
-    return list(found)
-
-
-def _containers(project: str) -> "list[dict[str, Any]]":
-    """Containers of the project, and those made from our Compose file under another name."""
-    ids: list[str] = []
-    for label in (f"{PROJECT}={project}", f"{PROJECT}.working_dir={STACK}"):
-        ids += run("docker", "ps", "-aq", "--no-trunc", "--filter", f"label={label}").out.split()
-    found = _inspect("container", "inspect", *sorted(set(ids))) if ids else []
-    one_off = f"{PROJECT.removesuffix('project')}oneoff"
-    return [one for one in found if one["Config"]["Labels"].get(one_off) != "True"]
+def _containers(listed: "list[dict[str, Any]]", project: str) -> "list[dict[str, Any]]":
+    """Those of the `listed` containers that are the project's, and those that were made from our
+    Compose file under another name, as Docker inspects them."""
+    found = []
+    for one in listed:
+        labels = one.get("Labels") or {}
+        mine = labels.get(PROJECT) == project or labels.get(f"{PROJECT}.working_dir") == STACK
+        if mine and labels.get(f"{PROJECT.removesuffix('project')}oneoff") != "True":
+            found.append(docker_engine.ask(f"/containers/{one['Id']}/json"))
+    return [one for one in found if one]  # one may be gone meanwhile
 
 
 def ours(labels: "dict[str, str]") -> bool:
@@ -147,20 +146,33 @@ def _foreign(containers: "list[dict[str, Any]]") -> "list[dict[str, str]]":
 
 
 def _volumes(
-    names: "list[str]", project: str, containers: "list[dict[str, Any]]"
+    names: "list[str]",
+    project: str,
+    containers: "list[dict[str, Any]]",
+    listed: "list[dict[str, Any]]",
 ) -> "dict[str, dict[str, Any]]":
-    """Those of the volumes that exist: whether our project made them, and who else uses them."""
+    """Those of the volumes that exist: whether our project made them, and who else uses them of
+    the containers that run, which are among those `listed`."""
     found = {}
-    mine = {one["Name"].lstrip("/"): one["Mounts"] for one in containers}
-    held = {mount.get("Name") for mounts in mine.values() for mount in mounts}
+    held = {mount.get("Name") for one in containers for mount in one["Mounts"]}
+    mine = {one["Id"] for one in containers}
     for name in names:
-        for volume in _inspect("volume", "inspect", name):
-            maker = (volume.get("Labels") or {}).get(PROJECT)
-            listed = run("docker", "ps", "--filter", f"volume={name}", "--format", "{{.Names}}")
-            users = [user for user in listed.out.split() if user not in mine]
-            # After the node was renamed, its own containers still show whose the volume is.
-            found[name] = {"ours": maker == project or name in held, "users": sorted(users)}
+        volume = docker_engine.ask(f"/volumes/{name}")
+        if volume is None:
+            continue
+        users = [
+            one["Names"][0].lstrip("/")
+            for one in listed
+            if one["State"] == "running" and one["Id"] not in mine and name in _mounted(one)
+        ]
+        maker = (volume.get("Labels") or {}).get(PROJECT)
+        # After the node was renamed, its own containers still show whose the volume is.
+        found[name] = {"ours": maker == project or name in held, "users": sorted(users)}
     return found
+
+
+def _mounted(container: "dict[str, Any]") -> "set[str]":
+    return {mount.get("Name", "") for mount in container.get("Mounts") or []}
 
 
 def _sort(
@@ -207,34 +219,48 @@ def _owner(inode: str) -> str:
     return "a process that cannot be seen"
 
 
-def _taken(ports: "set[int]") -> "dict[str, str]":
-    """Who listens on those of `ports` that are taken, by port."""
+def _taken(ports: "set[int]", listed: "list[dict[str, Any]]") -> "dict[str, str]":
+    """Who listens on those of `ports` that are taken, by port; a container is one of `listed`."""
     taken = {}
     for port, inode in _listeners(ports).items():
-        name = run("docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}").out
-        container = f", which serves the container {name.split()[0]}" if name.split() else ""
+        names = [
+            one["Names"][0].lstrip("/")
+            for one in listed
+            if any(given.get("PublicPort") == port for given in one.get("Ports") or ())
+        ]
+        container = f", which serves the container {names[0]}" if names else ""
         taken[str(port)] = f"{_owner(inode)}{container}"
     return taken
 
 
 def _images(references: "list[str]") -> "dict[str, str]":
     """The ID that each reference stands for on this node, "" when it is not here."""
-    found = {}
-    for reference in references:
-        images = _inspect("image", "inspect", reference)
-        found[reference] = images[0]["Id"] if images else ""
-    return found
+    found = {one: docker_engine.ask(f"/images/{one}/json") for one in references}
+    return {reference: image["Id"] if image else "" for reference, image in found.items()}
 
 
-def _hashes(compose: "list[str]", project: str) -> "tuple[dict[str, str], str]":
-    """The configuration hash of each service in the file on disk; or the error in words."""
-    if not compose or not Path(COMPOSE_FILE).exists():
-        return {}, ""
-    ran = run(*compose, "-p", project, "-f", COMPOSE_FILE, "config", "--hash", "*", timeout=60)
-    if not ran.ok:
-        return {}, (ran.err or ran.out).strip()[-500:]
-    pairs = [line.split() for line in ran.out.splitlines()]
-    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}, ""
+def _hashes(project: str) -> "tuple[list[str], dict[str, str], str]":
+    """Compose's command, the configuration hash of each service in the file on disk; or the error
+    in words."""
+    if not Path(COMPOSE_FILE).exists():
+        return compose_command(), {}, ""
+    problem = ""
+    # Docker's own command would start its plugin twice.
+    for program, name in ((_plugin(), ["docker", "compose"]), ("docker-compose", [])):
+        options = ("-p", project, "-f", COMPOSE_FILE)
+        ran = run(program, *options, "config", "--hash", "*", timeout=60)
+        if ran.ok:
+            pairs = [line.split() for line in ran.out.splitlines()]
+            return name or [program], {pair[0]: pair[1] for pair in pairs if len(pair) == 2}, ""
+        if ran.status != 127:
+            problem = problem or (ran.err or ran.out).strip()[-500:]
+    return compose_command(), {}, problem
+
+
+def _plugin() -> str:
+    """The program behind `docker compose`: of those that are there, the first."""
+    there = [f"{folder}/docker-compose" for folder in PLUGINS]
+    return next(filter(os.path.exists, there), there[0])
 
 
 def _unit() -> "dict[str, Any]":
@@ -273,9 +299,7 @@ def _gpu_way(services: "dict[str, Any]") -> str:
     gpus = [gpu for service in services.values() for gpu in service.get("gpus", ())]
     if not gpus:
         return ""
-    # A Docker that was stopped must not be started by a question.
-    active = run("systemctl", "is-active", "docker.service").out.strip() == "active"
-    way = gpu_way(gpus) if active else ""
+    way = docker_engine.gpu_way(gpus)
     text = read(COMPOSE_FILE) or ""
     marks = {"driver: cdi": "cdi", "runtime: nvidia": "runtime", "driver: nvidia": "hook"}
     return way or next((marks[mark] for mark in marks if mark in text), "")
@@ -289,50 +313,41 @@ def _files() -> "list[str]":
     return sorted(found)
 
 
-def observe(project: str, services: "dict[str, Any]", only: str = "") -> "dict[str, Any]":
+def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
     """The project as it is; see `deploys.stack.facts.StackState` for an example.
 
     `services` is {name: {"image", "ports", "files", "secrets", "reads", "volumes", "gpus",
     "restart", "network"}}. An empty `project` asks for what is there, by the header of the Compose
-    file. `only` ("files", "images", "unit" or "gpu_way") asks for that key alone: the whole calls
-    Docker a dozen times.
+    file.
     """
-    references = sorted({service["image"] for service in services.values()})
-    parts: dict[str, Callable[[], Any]] = {
-        "files": _files,
-        "images": lambda: _images(references),
-        "unit": _unit,
-        "gpu_way": lambda: _gpu_way(services),
-    }
-    if only:
-        return {only: parts[only]()}
     busy = _busy()  # before all else: what is looked at afterwards is then what it left
     text = read(COMPOSE_FILE)
     on_disk = _project_on_disk()
     project = project or on_disk
-    version = run("docker", "version", "--format", "{{.Server.Version}}")
-    compose = compose_command()
-    hashes, problem = _hashes(compose, project) if version.ok else ({}, "")
-    found = _containers(project) if version.ok and project else []
+    version, problem = docker_engine.answer("/version")
+    compose, hashes, hash_error = _hashes(project) if version else (compose_command(), {}, "")
+    listed = docker_engine.ask("/containers/json", all="1") or []
+    found = _containers(listed, project) if project else []
     own = [one for one in found if ours(one["Config"]["Labels"])]
     kept, extra, held = _sort(project, services, own)
     volumes = sorted({name for service in services.values() for name in service["volumes"]})
     ports = {port for service in services.values() for port in service["ports"]}
+    references = sorted({service["image"] for service in services.values()})
     return {
-        "docker": version.out.strip() if version.ok else "",
-        "docker_error": "" if version.ok else version.err.strip()[-300:],
+        "docker": version["Version"] if version else "",
+        "docker_error": problem,
         "compose": " ".join(compose),
         "project": on_disk,
         "compose_file": sha256_file(COMPOSE_FILE) if text is not None else "",
         "files": _files(),
         "hashes": hashes,
-        "hash_error": problem,
-        "images": _images(references) if version.ok else {},
+        "hash_error": hash_error,
+        "images": _images(references) if version else {},
         "services": kept,
         "extra": extra,
         "foreign": _foreign(found),
-        "volumes": _volumes(volumes, project, own) if version.ok else {},
-        "taken": _taken(ports - held),
+        "volumes": _volumes(volumes, project, own, listed) if version else {},
+        "taken": _taken(ports - held, listed),
         "unit": _unit(),
         "gpu_way": _gpu_way(services),
         "busy": busy,

@@ -7,13 +7,13 @@ import http.client
 import json
 import os
 import re
-import socket
 import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from homeport_node import docker_engine
 from homeport_node.common import (
     COMPOSE_FILE,
     SECRETS,
@@ -31,7 +31,6 @@ SILENCE = 300  # seconds without a word about a pull: then nobody is told of it 
 UP_TIMEOUT = 900
 ABSENT_TIMEOUT = 30  # seconds: Compose makes every container before it ends
 TRIAL = "homeport-trial"
-SOCKET = "/var/run/docker.sock"
 GPU_REMEDY = "Docker started before NVIDIA's container toolkit was there: systemctl restart docker"
 NOISE = re.compile(
     r"^\s*(Container|Network|Volume) \S+\s+\w+$|^\S+ (Pulling|Waiting|Downloading|Extracting)"
@@ -108,15 +107,6 @@ def fetch(images: "list[str]") -> "str | None":
     return None
 
 
-class _Docker(http.client.HTTPConnection):
-    """Docker's API on its socket."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(SOCKET)
-
-
 def _tell(image: str, layers: "dict[str, list[int]]", told: int) -> int:
     """Print how far the layers are, unless `told`, the last share in percent, is still right."""
     done, total = (sum(one[i] for one in layers.values()) for i in (0, 1))
@@ -133,7 +123,7 @@ def _watched(image: str) -> None:
 
     Raises OSError, ValueError or HTTPException for whatever goes wrong.
     """
-    connection = _Docker("docker", timeout=SILENCE)
+    connection = docker_engine.Connection(timeout=SILENCE)
     query = urllib.parse.urlencode({"fromImage": image})
     connection.request("POST", f"/images/create?{query}")
     response = connection.getresponse()

@@ -16,10 +16,8 @@ def apply(spec: Caddy | None, backends: dict[str, int]) -> None:
     if spec is None:
         remove(name="Remove Homeport's Caddyfile and drop-in")
         return
-    text = render(spec, backends)
-    take_over(text=dropin(), name="Point the unit at Homeport's Caddyfile")
+    text, names = render(spec, backends), spec.names
+    take_over(text=dropin(), names=names, name="Point the unit at Homeport's Caddyfile")
     apt.packages(wanted=["caddy"], name="Install Caddy from the distribution")
-    configure(text=text, name="Put the validated Caddyfile in place")
-    serve(
-        config_sha256=own_files.sha256(text), names=spec.names, name="Run what the Caddyfile says"
-    )
+    configure(text=text, names=names, name="Put the validated Caddyfile in place")
+    serve(config_sha256=own_files.sha256(text), names=names, name="Run what the Caddyfile says")

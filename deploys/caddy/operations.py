@@ -62,9 +62,12 @@ def _unlike(path: str, text: str, found: dict[str, Any] | None) -> list[Pair]:
 
 
 @operation()
-def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
-    """Put the drop-in with `text` in place, unless the node is somebody else's web server."""
-    observed = host.get_fact(CaddyState)
+def take_over(text: str, names: tuple[str, ...]) -> Generator[PyinfraCommand, None, None]:
+    """Put the drop-in with `text` in place, unless the node is somebody else's web server.
+
+    `names` are those of `serve`, here and in `configure`: one look at the node serves all three.
+    """
+    observed = host.get_fact(CaddyState, names=names)
     reason = refusal(observed)
     unlike = _unlike(DROPIN, text, observed.get("dropin"))
     if reason:
@@ -77,9 +80,9 @@ def take_over(text: str) -> Generator[PyinfraCommand, None, None]:
 
 
 @operation()
-def configure(text: str) -> Generator[PyinfraCommand, None, None]:
+def configure(text: str, names: tuple[str, ...]) -> Generator[PyinfraCommand, None, None]:
     """Put the Caddyfile `text` in place once Caddy itself found it valid."""
-    unlike = _unlike(CONFIG, text, host.get_fact(CaddyState).get("config"))
+    unlike = _unlike(CONFIG, text, host.get_fact(CaddyState, names=names).get("config"))
     if unlike:
         differs(unlike)
         yield StringCommand("install -d -m 755 /etc/homeport")

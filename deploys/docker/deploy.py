@@ -117,10 +117,13 @@ def configuration(spec: Docker, sources: Sources, without_cdi: Values = None) ->
 
 
 @operation()
-def packages() -> Commands:
-    """Install Docker, Compose and nftables."""
-    state = host.get_fact(apt.AptState, packages=engine.EVERY)
-    release = _observed({}).get("os", {})
+def packages(spec: Docker, without_cdi: Values = None) -> Commands:
+    """Install Docker, Compose and nftables.
+
+    The arguments are those of `configuration`: one look at the node serves both.
+    """
+    state = host.get_fact(apt.AptState)
+    release = _observed(daemon_values(spec), without_cdi).get("os", {})
     names = engine.packages(release, state.get("installed", {}))
     if names is None:
         yield refuse(
@@ -215,7 +218,7 @@ def apply(spec: Docker | None, target: Target, without_cdi: Values = None) -> No
     configuration(
         name="Docker's configuration", spec=spec, sources=target.sources, without_cdi=without_cdi
     )
-    packages(name="Docker's packages")
+    packages(name="Docker's packages", spec=spec, without_cdi=without_cdi)
     if without_cdi:
         without_cdi_as_well(name="GPUs for Docker", spec=spec, without_cdi=without_cdi)
     running(name="Docker running, guarded", spec=spec, without_cdi=without_cdi)

@@ -18,7 +18,6 @@ GUARD = "nftables"
 RESTART = "systemctl restart docker.service"
 # Units without which the engine does not run, or not at the next boot.
 NEEDED = ("docker.service", "docker.socket", "containerd.service")
-EVERY = sorted({GUARD, *DOCKER_COM, *(name for names in DISTRIBUTIONS.values() for name in names)})
 
 
 def packages(os_release: dict[str, str], installed: dict[str, str]) -> tuple[str, ...] | None:

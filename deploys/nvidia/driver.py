@@ -71,7 +71,7 @@ def installed(spec: Nvidia) -> Commands:
     """Install what is missing of the driver, or is of another branch."""
     observed = observed_driver()
     names = packages.in_branch(spec, observed)
-    state = host.get_fact(apt.AptState, packages=sorted(packages.wanted(spec, observed)))
+    state = host.get_fact(apt.AptState)
     if apt.missing(names, state) and observed["held_by_us"]:
         # Else apt would refuse to change what is held.
         yield act("nvidia_driver", "release")

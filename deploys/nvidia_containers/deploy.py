@@ -115,7 +115,7 @@ def repository_known(address: str, fingerprint: str) -> Commands:
 @operation()
 def packages(spec: NvidiaContainers, address: str) -> Commands:
     """Install the toolkit in the pinned version, and hold it."""
-    state = host.get_fact(apt.AptState, packages=[*PACKAGES])
+    state = host.get_fact(apt.AptState)
     loose = [name for name in PACKAGES if name not in _observed(address).get("held", [])]
     command = apt.install_command(spec.pins, state)
     there = state.get("installed", {})

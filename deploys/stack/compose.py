@@ -22,7 +22,7 @@ HEADER = """\
 """
 
 
-# As homeport_node.common.gpu_way tells them.
+# As homeport_node.docker_engine.gpu_way tells them.
 Way = Literal["cdi", "runtime", "hook"]
 
 

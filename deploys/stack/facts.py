@@ -25,9 +25,10 @@ class StackState(NodeFact):
               "NeedDaemonReload": "no", "docker_knows": true, "dropins": []},
      "gpu_way": "cdi", "busy": false}
 
-    `gpu_way` is how Docker hands over the GPUs that services want (`homeport_node.common.gpu_way`);
-    while it does not answer, how the file on the disk has it; "" when there is none, or no GPU is
-    wanted. `busy` is whether Compose is at work, which goes on when the connection of a run breaks.
+    `gpu_way` is how Docker hands over the GPUs that services want, as
+    `homeport_node.docker_engine.gpu_way` tells; while it does not answer, how the file on the disk
+    has it; "" when there is none, or no GPU is wanted. `busy` is whether Compose is at work, which
+    goes on when the connection of a run breaks.
     """
 
     stem = "stack"

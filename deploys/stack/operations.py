@@ -31,8 +31,8 @@ UNIT_FILE = f"/etc/systemd/system/{STACK_UNIT}"
 DROPIN = "/etc/systemd/system/docker.service.d/homeport-stack.conf"
 
 
-def _observe(stack: Stack | None, only: str = "") -> dict[str, Any]:
-    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack), only=only)
+def _observe(stack: Stack | None) -> dict[str, Any]:
+    observed: dict[str, Any] = host.get_fact(StackState, **arguments(stack))
     return observed
 
 
@@ -88,7 +88,7 @@ def provide(stack: Stack, lacks: tuple[str, ...] = ()) -> Generator[StringComman
 @operation()
 def compose_file(stack: Stack) -> Generator[Any, None, None]:
     """The Compose file is as the inventory says, its GPUs as the node's Docker hands them over."""
-    text = render(stack, gpu_way(_observe(stack, "gpu_way")))
+    text = render(stack, gpu_way(_observe(stack)))
     yield from own_files.write._inner(COMPOSE_FILE, text)
 
 
@@ -137,7 +137,7 @@ def ready(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd knows the unit as it is on disk, and starts it at boot."""
-    unit = _observe(stack, "unit").get("unit", {})
+    unit = _observe(stack).get("unit", {})
     steps = unit_steps(unit)
     differs(unit_words(unit, STACK_UNIT, DROPIN))
     for step in steps:
@@ -152,7 +152,7 @@ def enabled(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def active(stack: Stack) -> Generator[StringCommand, None, None]:
     """systemd has the unit started: it stops the services in order when the node goes down."""
-    state = _observe(stack, "unit").get("unit", {}).get("ActiveState")
+    state = _observe(stack).get("unit", {}).get("ActiveState")
     if state == "active":
         host.noop(f"{STACK_UNIT} is active")
     else:
@@ -163,7 +163,7 @@ def active(stack: Stack) -> Generator[StringCommand, None, None]:
 @operation()
 def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
     """No file lies below files/ that no service mounts."""
-    stray = stray_files(stack, _observe(stack, "files"))
+    stray = stray_files(stack, _observe(stack))
     differs(Pair(f"{path}: no such file", "a file that no service mounts") for path in stray)
     if stray:
         yield act("stack_actions", "remove_files", paths=stray)

@@ -213,7 +213,7 @@ AS_WANTED: dict[str, Any] = {
     ("operation", "observed", "arguments"),
     [
         (base_packages, INSTALLED, {}),
-        (clock, AS_WANTED, {}),
+        (clock, AS_WANTED, {"texts": ()}),
         (trusted_certificates, AS_WANTED, {"texts": (ONE,)}),
         (trusted_certificates, {}, {"texts": ()}),
     ],
@@ -228,12 +228,12 @@ def test_nothing_is_done_on_a_node_as_wanted(
     ("operation", "observed", "arguments", "commands"),
     [
         (base_packages, {}, {}, ["export DEBIAN_FRONTEND"]),
-        (clock, {**AS_WANTED, "timezone": "Asia/Tokyo"}, {}, ["ln -sfn"]),
-        (clock, {**AS_WANTED, "units": {}}, {}, ["systemctl enable --now"]),
+        (clock, {**AS_WANTED, "timezone": "Asia/Tokyo"}, {"texts": ()}, ["ln -sfn"]),
+        (clock, {**AS_WANTED, "units": {}}, {"texts": ()}, ["systemctl enable --now"]),
         (
             clock,
             {**AS_WANTED, "timezone": "Asia/Tokyo", "units": {}},
-            {},
+            {"texts": ()},
             ["ln -sfn", "systemctl enable --now"],
         ),
         (trusted_certificates, {}, {"texts": (ONE,)}, ["FileUpload", "update-ca-certificates"]),
@@ -256,7 +256,7 @@ def test_what_differs_is_done(
 
 def test_a_zone_that_the_node_does_not_know_is_refused() -> None:
     (refusal,) = yielded(
-        clock, {**AS_WANTED, "timezone": "Asia/Tokyo", "zone_known": False}, spec=SPEC
+        clock, {**AS_WANTED, "timezone": "Asia/Tokyo", "zone_known": False}, spec=SPEC, texts=()
     )
     assert is_refusal(refusal)
     assert "no time zone Etc/UTC" in refusal
@@ -286,7 +286,7 @@ WORDS: list[Words] = [
     (
         clock,
         [{**AS_WANTED, "timezone": "Asia/Tokyo", "etc_timezone": "Asia/Tokyo"}],
-        {"spec": SPEC},
+        {"spec": SPEC, "texts": ()},
         [
             ("/etc/localtime: time zone Etc/UTC", "Asia/Tokyo"),
             ("/etc/timezone: time zone Etc/UTC", "Asia/Tokyo"),
@@ -295,19 +295,19 @@ WORDS: list[Words] = [
     (
         clock,
         [{**AS_WANTED, "units": {"chrony.service": {"enabled": "masked", "active": "inactive"}}}],
-        {"spec": SPEC},
+        {"spec": SPEC, "texts": ()},
         [("chrony.service: enabled, active", "masked, inactive")],
     ),
     (
         clock,
         [{**AS_WANTED, "units": {}}],
-        {"spec": SPEC},
+        {"spec": SPEC, "texts": ()},
         [("systemd-timesyncd.service: enabled, active", "not installed")],
     ),
     (
         clock,
         [{**AS_WANTED, "in_step": False}],
-        {"spec": SPEC},
+        {"spec": SPEC, "texts": ()},
         [
             (
                 "the clock in step with its time servers",

@@ -21,7 +21,7 @@ from deploys.caddy.spec import CONFIG, DISTRIBUTION, DROPIN, dropin, render
 from homeport.own_files import sha256
 from homeport.spec import SpecError
 from homeport_node import caddy as aboard
-from homeport_node.common import Ran
+from homeport_node import docker_engine
 from tests.operations import Words, yielded
 
 UI = Site(name="iona.example.org", to="open_webui")
@@ -267,11 +267,16 @@ RELOAD, REISSUE = "systemctl reload caddy.service", "systemctl stop caddy.servic
 @pytest.mark.parametrize(
     ("operation", "arguments", "answers", "commands"),
     [
-        (operations.take_over, {"text": dropin()}, [GOOD], []),
-        (operations.take_over, {"text": dropin()}, [BARE], ["FileUpload"]),
-        (operations.take_over, {"text": dropin()}, [but(foreign=[NGINX])], ["printf"]),
-        (operations.configure, {"text": TEXT}, [GOOD], []),
-        (operations.configure, {"text": TEXT}, [BARE], ["install -d", "", "chown 0:0"]),
+        (operations.take_over, {"text": dropin(), "names": ()}, [GOOD], []),
+        (operations.take_over, {"text": dropin(), "names": ()}, [BARE], ["FileUpload"]),
+        (operations.take_over, {"text": dropin(), "names": ()}, [but(foreign=[NGINX])], ["printf"]),
+        (operations.configure, {"text": TEXT, "names": ()}, [GOOD], []),
+        (
+            operations.configure,
+            {"text": TEXT, "names": ()},
+            [BARE],
+            ["install -d", "", "chown 0:0"],
+        ),
         (operations.serve, {"config_sha256": SHA, "names": SPEC.names}, [GOOD], []),
         (
             operations.serve,
@@ -358,7 +363,8 @@ def test_a_container_that_holds_a_port_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(aboard, "read", files.get)
     monkeypatch.setattr(aboard, "_sockets_of", lambda pid: {"socket:[111]"})
     monkeypatch.setattr("os.listdir", lambda path: ["9"])
-    monkeypatch.setattr(aboard, "run", lambda *words: Ran(0, "web\n", ""))
+    web = [{"Names": ["/web"]}]
+    monkeypatch.setattr(docker_engine, "ask", lambda path, filters: web)
     found = aboard.foreign_listeners(0)
     assert found == [{**PROXY, "container": "web"}]
     assert "docker.service" not in ": ".join(refusal(but(foreign=found)) or ())
@@ -372,19 +378,19 @@ WORDS: list[Words] = [
     (
         operations.take_over,
         [BARE],
-        {"text": dropin()},
+        {"text": dropin(), "names": SPEC.names},
         [(f"{DROPIN}: sha256 {sha256(dropin())[:12]}", "no such file")],
     ),
     (
         operations.take_over,
         [but(foreign=[NGINX])],
-        {"text": dropin()},
+        {"text": dropin(), "names": SPEC.names},
         [("its name", "port 80 is taken by nginx (pid 7, nginx.service), and Caddy needs it")],
     ),
     (
         operations.configure,
         [but(config={**FILE, "mode": "666", "sha256": "f" * 64})],
-        {"text": TEXT},
+        {"text": TEXT, "names": SPEC.names},
         [(f"{CONFIG}: sha256 {SHA[:12]}, mode 644", "sha256 ffffffffffff, mode 666")],
     ),
     (

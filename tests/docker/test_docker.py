@@ -21,6 +21,7 @@ from homeport.spec import SpecError
 from homeport.targets import Sources
 from homeport_node import docker as aboard
 from homeport_node import docker_daemon_json as daemon_json
+from homeport_node import docker_engine
 from homeport_node.common import Ran
 from tests.operations import THEIRS, Words, as_put, is_refusal, not_ours, yielded
 
@@ -306,7 +307,7 @@ def test_a_docker_that_other_people_use_is_not_restarted_to_take_our_paths_back(
     ran: list[tuple[str, ...]] = []
     running = [ours, theirs]
     monkeypatch.setattr(aboard, "units", lambda names: {"docker.service": {"active": True}})
-    monkeypatch.setattr(aboard, "ask", lambda path: running)
+    monkeypatch.setattr(docker_engine, "ask", lambda path: running)
 
     def run(*words: str, **_: Any) -> Ran:
         ran.append(words)
@@ -625,8 +626,13 @@ NO_RUNTIME = _but(
         ),
         (deploy.configuration, [_but(daemon={"differs": ["bip"]})], CONFIGURATION, ["merge("]),
         (deploy.configuration, [_but(files=as_put({"/x": "y"}))], CONFIGURATION, ["rm -f /x"]),
-        (deploy.packages, [INSTALLED, AS_WANTED], {}, []),
-        (deploy.packages, [NOTHING, AS_WANTED], {}, ["docker-cli docker-compose docker.io nft"]),
+        (deploy.packages, [INSTALLED, AS_WANTED], {"spec": SPEC}, []),
+        (
+            deploy.packages,
+            [NOTHING, AS_WANTED],
+            {"spec": SPEC},
+            ["docker-cli docker-compose docker.io nft"],
+        ),
         (deploy.without_cdi_as_well, [AS_WANTED], OLDER, []),
         (deploy.without_cdi_as_well, [_but(daemon={"differs": ["bip"]})], OLDER, []),
         (deploy.without_cdi_as_well, [NO_RUNTIME], OLDER, ["_module.merge("]),
@@ -690,7 +696,7 @@ def test_operations(
         (
             deploy.packages,
             [NOTHING, {"os": {"id": "fedora", "version": "43"}}],
-            {},
+            {"spec": SPEC},
             "fedora 43 is not known",
         ),
         (deploy.running, [_but(guard={"error": "no fib"})], {"spec": SPEC}, "nft: no fib"),
@@ -774,7 +780,7 @@ WORDS: list[Words] = [
     (
         deploy.packages,
         [{**INSTALLED, "installed": {"nftables": "1"}}, AS_WANTED],
-        {},
+        {"spec": SPEC},
         [("packages: docker-cli, docker-compose, docker.io", "not installed")],
     ),
     (

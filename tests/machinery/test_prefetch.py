@@ -1,11 +1,13 @@
 """Many facts in one remote command: the program aboard, the frame, what is left out."""
 
+import inspect
 import io
 import json
 import os
 import shlex
 import socket
 import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from pyinfra.facts.files import FindInFile, Link, Sha1File
 
 from homeport import prefetch
-from homeport.observe import NodeFact, python_program
+from homeport.observe import NodeFact, python_program, source
 from homeport_node import gather
 
 MARKER = "0123456789abcdef" * 2
@@ -153,16 +155,38 @@ def test_a_python_fact_is_run_in_a_fork_as_python_would() -> None:
     assert found[3][2].endswith("KeyError\n")
 
 
-def test_a_node_fact_gives_the_same_by_either_way() -> None:
-    text = Base().command(zone="Etc/UTC", units=[], wanted=[]).get_raw_value()
-    program = python_program(text)
-    assert program is not None
-    by_shell, by_fork = gather.gather(
-        [{"shell": text}, {"python": program}], seconds=20, cap=10**6, at_once=2
-    )
-    assert by_shell == by_fork
+def test_a_node_fact_gives_the_same_by_every_way() -> None:
+    asked = {"zone": "Etc/UTC", "units": [], "wanted": []}
+    text = Base().command(**asked).get_raw_value()
+    module = {"stem": "base", "needed": ["common"], "arguments": asked}
+    facts: list[Any] = [{"shell": text}, {"python": python_program(text)}, module, module]
+    sources = {stem: source(stem) for stem in ("common", "base")}
+    by_shell, *others = gather.gather(facts, seconds=20, cap=10**6, at_once=2, sources=sources)
     assert by_shell is not None
     assert by_shell[0] == 0
+    assert others == [by_shell] * 3
+
+
+def test_a_module_that_cannot_be_loaded_or_fails_costs_no_other_its_answer() -> None:
+    sources = {
+        "common": "",
+        "good": "from homeport_node import common\ndef observe(n): return n + 1\n",
+        "broken": "match x:\n",
+        "raises": "import no_such_module\n",
+    }
+    facts = [
+        {"stem": stem, "needed": ["common"], "arguments": {"n": n}}
+        for stem in ("broken", "good", "raises", "absent")
+        for n in (1, "x")
+    ]
+    # As on a node, where nothing of ours is installed.
+    asked = f"gather({facts!r}, 5, 10**6, 2, {sources!r})"
+    program = f"{inspect.getsource(gather)}\nprint(json.dumps({asked}))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-"], input=program, capture_output=True, text=True, check=True
+    )
+    found = [answer and answer[:2] for answer in json.loads(done.stdout)]
+    assert found == [[1, ""], [1, ""], [0, "2\n"], *[[1, ""]] * 5]
 
 
 @pytest.mark.parametrize(
@@ -183,9 +207,15 @@ def test_other_shell_text_is_no_python_program(text: str) -> None:
 
 
 def test_only_a_node_fact_whole_and_alone_is_run_as_python() -> None:
-    text = Base().command(zone="it's", units=[], wanted=[]).get_raw_value()
+    asked = {"zone": "it's", "units": [], "wanted": []}
+    text = Base().command(**asked).get_raw_value()
     command = f"sh -c {shlex.quote(text)}"
-    assert prefetch.fact(command) == ({"python": python_program(text)}, None)
+    needed = ("common",)
+    assert prefetch.fact(command) == ({"stem": "base", "needed": needed, "arguments": asked}, None)
+    # The text of another Homeport, say: it is run as it is.
+    older = text.replace("def observe(", "def observe( ")
+    program = python_program(older)
+    assert prefetch.fact(f"sh -c {shlex.quote(older)}") == ({"python": program}, None)
     hidden = command.replace("import json", "'; touch /tmp/x; 'import json", 1)
     for other in (
         hidden,

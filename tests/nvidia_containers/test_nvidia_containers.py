@@ -13,7 +13,7 @@ from homeport import waiting
 from homeport.pins import Gpu
 from homeport.spec import SpecError
 from homeport.targets import Sources
-from homeport_node import apt_key
+from homeport_node import apt_key, docker_engine
 from homeport_node import nvidia_containers as aboard
 from homeport_node.common import CDI_UNIT_FILE as UNIT_FILE
 from homeport_node.common import Ran
@@ -140,7 +140,7 @@ def test_describing(
     monkeypatch.setattr(
         aboard, "run", lambda *command, **_: restart if command[0] == "systemctl" else journal
     )
-    monkeypatch.setattr(aboard, "cdi_devices", lambda: devices)
+    monkeypatch.setattr(docker_engine, "cdi_devices", lambda: devices)
     monkeypatch.setattr(aboard, "gone", lambda: missing)
     monkeypatch.setattr(aboard, "uvm", lambda: "GPU-3" not in devices)
     problem = aboard.describe(["GPU-1"])

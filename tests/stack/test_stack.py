@@ -10,6 +10,7 @@ import re
 import socketserver
 import subprocess
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +37,7 @@ from deploys.stack.facts import arguments
 from homeport.pins import Gpu, Image
 from homeport.report import PROGRESS
 from homeport.spec import SpecError
-from homeport_node import common, stack_actions
+from homeport_node import docker_engine, stack_actions
 from homeport_node import stack as aboard
 from homeport_node.common import STACK as DIRECTORY
 from homeport_node.common import Ran
@@ -312,40 +313,140 @@ INFO = {"ServerVersion": "26.1.5", "CDISpecDirs": ["/etc/cdi"], "Runtimes": {"ru
         ({**INFO, "CDISpecDirs": None, "Runtimes": {"runc": {}, "nvidia": {}}}, "", "runtime"),
         ({**INFO, "Runtimes": {"nvidia": {}}}, "nvidia.com/gpu=GPU-1\n", "cdi"),
         ({"ServerVersion": "", "ServerErrors": ["no socket"]}, "nvidia.com/gpu=GPU-1\n", ""),
-        ("Cannot connect", "", ""),
+        (None, "", ""),
     ],
 )
 def test_how_docker_hands_gpus_over(
     monkeypatch: pytest.MonkeyPatch, info: Any, listed: str, way: str
 ) -> None:
-    said = {"docker": info if isinstance(info, str) else json.dumps(info), "nvidia-ctk": listed}
-    monkeypatch.setattr(common, "run", lambda *command, **_: Ran(0, said[command[0]], ""))
-    monkeypatch.setattr(common, "CDI_UNIT_FILE", "/no/such/file")
-    assert common.gpu_way(["GPU-1"]) == way
+    monkeypatch.setattr(docker_engine, "run", lambda *command: Ran(0, listed, ""))
+    monkeypatch.setattr(docker_engine, "ask", lambda path: info)
+    monkeypatch.setattr(docker_engine, "CDI_UNIT_FILE", "/no/such/file")
+    assert docker_engine.gpu_way(["GPU-1"]) == way
     # A unit of ours sees to it that they are described.
-    monkeypatch.setattr(common, "CDI_UNIT_FILE", "/")
+    monkeypatch.setattr(docker_engine, "CDI_UNIT_FILE", "/")
     able = isinstance(info, dict) and info.get("CDISpecDirs") and info["ServerVersion"]
-    assert common.gpu_way(["GPU-1"]) == ("cdi" if able else way)
+    assert docker_engine.gpu_way(["GPU-1"]) == ("cdi" if able else way)
 
 
 @pytest.mark.parametrize(
-    ("active", "text", "way"),
+    ("said", "text", "way"),
     [
-        ("active", "", "cdi"),
-        ("inactive", "driver: cdi", "cdi"),
-        ("inactive", "runtime: nvidia", "runtime"),
-        ("inactive", "driver: nvidia", "hook"),
-        ("inactive", "", ""),
+        ("cdi", "", "cdi"),
+        ("cdi", "driver: nvidia", "cdi"),
+        ("", "driver: cdi", "cdi"),
+        ("", "runtime: nvidia", "runtime"),
+        ("", "driver: nvidia", "hook"),
+        ("", "", ""),
     ],
 )
-def test_a_docker_that_is_stopped_is_not_asked(
-    monkeypatch: pytest.MonkeyPatch, active: str, text: str, way: str
+def test_while_docker_does_not_answer_the_file_tells_how_gpus_are_handed_over(
+    monkeypatch: pytest.MonkeyPatch, said: str, text: str, way: str
 ) -> None:
-    monkeypatch.setattr(aboard, "run", lambda *_, **__: Ran(0, f"{active}\n", ""))
-    monkeypatch.setattr(aboard, "gpu_way", lambda gpus: "cdi" if active == "active" else 1 / 0)
+    monkeypatch.setattr(docker_engine, "gpu_way", lambda gpus: said)
     monkeypatch.setattr(aboard, "read", lambda path: text)
     assert aboard._gpu_way({"engine": {"gpus": ["GPU-1"]}}) == way
     assert aboard._gpu_way({"ui": {"gpus": []}}) == ""
+
+
+class _Engine(socketserver.StreamRequestHandler):
+    """Docker's engine: answers GET by path and query, and keeps what it was asked."""
+
+    said: ClassVar[dict[str, Any]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def handle(self) -> None:
+        path = self.rfile.readline().decode().split()[1]
+        while self.rfile.readline().strip():
+            pass
+        self.asked.append(path)
+        found = self.said.get(path)
+        status = "404 Not Found" if found is None else "200 OK"
+        self.wfile.write(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n".encode())
+        self.wfile.write(json.dumps({"message": "no such"} if found is None else found).encode())
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Engine]]:
+    """An engine behind the socket, which is asked nothing yet and has no answers."""
+    path = str(tmp_path / "docker.sock")
+    monkeypatch.setattr(docker_engine, "SOCKET", path)
+    monkeypatch.setattr(docker_engine, "running", lambda: True)
+    monkeypatch.setattr(_Engine, "said", {})
+    monkeypatch.setattr(_Engine, "asked", [])
+    with socketserver.UnixStreamServer(path, _Engine) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield _Engine
+        server.shutdown()
+
+
+def test_the_engine_is_asked_over_its_socket(engine: type[_Engine]) -> None:
+    reference = "ghcr.io/a/b@sha256:0"
+    engine.said |= {
+        "/images/ghcr.io/a/b%40sha256%3A0/json": {"Id": "id-b"},
+        "/containers/json?all=1&filters=%7B%22publish%22%3A+%5B%2280%2Ftcp%22%5D%7D": [],
+    }
+    assert docker_engine.ask(f"/images/{reference}/json") == {"Id": "id-b"}
+    assert docker_engine.ask("/containers/json", all="1", filters={"publish": ["80/tcp"]}) == []
+    assert docker_engine.answer("/volumes/none") == (None, "no such")
+
+
+def test_an_engine_that_was_stopped_is_not_asked(
+    engine: type[_Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket would start it, and a drift check changes nothing."""
+    engine.said |= {"/version": {"Version": "26"}}
+    monkeypatch.setattr(docker_engine, "running", lambda: False)
+    assert docker_engine.answer("/version") == (None, "docker.service is not running")
+    assert engine.asked == []
+
+
+def test_an_engine_without_a_socket_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker_engine, "running", lambda: True)
+    monkeypatch.setattr(docker_engine, "SOCKET", "/no/such/socket")
+    found, words = docker_engine.answer("/version")
+    assert found is None
+    assert "/no/such/socket" in words
+    assert docker_engine.gpu_way(["GPU-1"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("there", "answers", "found"),
+    [
+        ("plugin", {"plugin": Ran(0, "ui 1f\nengine 2e\n", "")}, (["docker", "compose"], "")),
+        ("", {"docker-compose": Ran(0, "ui 1f\nengine 2e\n", "")}, (["docker-compose"], "")),
+        (
+            "plugin",
+            {"plugin": Ran(15, "", "services.ui must be a mapping\n")},
+            ([], "services.ui must be a mapping"),
+        ),
+    ],
+)
+def test_compose_says_what_the_file_on_disk_wants(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: str,
+    answers: dict[str, Ran],
+    found: tuple[list[str], str],
+) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    if there:
+        (tmp_path / "docker-compose").touch()
+    monkeypatch.setattr(aboard, "COMPOSE_FILE", str(tmp_path / "compose.yaml"))
+    monkeypatch.setattr(aboard, "PLUGINS", ("/nowhere", str(tmp_path)))
+    monkeypatch.setattr(aboard, "compose_command", list)
+    names = {str(tmp_path / "docker-compose"): "plugin"}
+
+    def run(program: str, *_: str, timeout: float) -> Ran:
+        return answers.get(names.get(program, program), Ran(127, "", "no such program"))
+
+    monkeypatch.setattr(aboard, "run", run)
+    command, hashes, problem = aboard._hashes("iona")
+    assert (command, problem) == found
+    assert hashes == ({} if problem else {"ui": "1f", "engine": "2e"})
+    monkeypatch.setattr(aboard, "COMPOSE_FILE", "/no/such/file")
+    assert aboard._hashes("iona") == ([], {}, "")
 
 
 def test_every_port_is_on_loopback() -> None:
@@ -648,7 +749,7 @@ def test_what_was_changed_by_hand(
     assert aboard.by_hand(container, asked) == words
 
 
-def test_what_others_made_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_made_is_told_apart(engine: type[_Engine]) -> None:
     ours = labelled("a", **{"project": "old", "service": "ui", "project.working_dir": DIRECTORY})
     copy = labelled("b", **{"project": "iona", "service": "ui", "project.working_dir": "/tmp"})
     copy["Config"]["Labels"]["homeport.project"] = "iona"
@@ -658,25 +759,45 @@ def test_what_others_made_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
         True,
         False,
     ]
-    found = {
-        "version": Ran(0, "26", ""),
-        "container": Ran(0, json.dumps([ours, copy, theirs]), ""),
-        "volume": Ran(0, json.dumps([{"Name": "ui-data", "Labels": None}]), ""),
-        "ps": Ran(0, "a theirs\n", ""),
-    }
-    monkeypatch.setattr(aboard, "run", lambda *words, **_: found.get(words[1], Ran(1, "", "")))
+    runs = {"Names": ["/a theirs"], "Id": "x", "Labels": {}, "State": "running"}
+    uses = {**runs, "Mounts": [{"Name": "ui-data"}], "Ports": [{"PublicPort": 3000}]}
+    stopped = {**uses, "Names": ["/old"], "State": "exited"}
+    once = {**labelled("d", project="iona", oneoff="True")["Config"], "Id": "id-d"}
+
+    def there(*ours: dict[str, Any]) -> None:
+        listed = [{**runs, "Id": one["Id"], **one["Config"]} for one in ours]
+        engine.said.clear()
+        engine.said |= {f"/containers/{one['Id']}/json": one for one in ours}
+        engine.said |= {
+            "/version": {"Version": "26"},
+            "/containers/json?all=1": [*listed, {**runs, **once}, uses, stopped, runs],
+            "/volumes/ui-data": {"Name": "ui-data", "Labels": None},
+        }
+
     asked = {"image": "x", "ports": [], "files": {}, "secrets": [], "reads": []}
-    asked |= {"restart": "no", "network": "iona_default"}
-    seen = aboard.observe("iona", {"ui": {**asked, "volumes": ["ui-data"]}})
+    asked |= {"restart": "no", "network": "iona_default", "volumes": ["ui-data"]}
+    there(ours, copy, theirs)
+    seen = aboard.observe("iona", {"ui": asked})
     assert seen["foreign"] == [{"name": "c", "directory": "/home"}]
     assert seen["services"]["ui"]["id"] == "id-b"
     assert [one["id"] for one in seen["extra"]] == ["id-a"]
+    assert (seen["docker"], seen["images"]) == ("26", {"x": ""})
     # Unlabelled, but held by a container of ours: of this node under its old name, say.
-    assert seen["volumes"] == {"ui-data": {"ours": True, "users": ["theirs"]}}
-    found["container"] = Ran(0, json.dumps([theirs]), "")
-    seen = aboard.observe("iona", {"ui": {**asked, "volumes": ["ui-data"]}})
+    assert seen["volumes"] == {"ui-data": {"ours": True, "users": ["a theirs"]}}
+    there(theirs)
+    seen = aboard.observe("iona", {"ui": asked})
     assert seen["services"] == {}
     assert seen["volumes"]["ui-data"]["ours"] is False
+
+
+def test_who_holds_a_port_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aboard, "_owner", lambda inode: "docker-proxy (pid 7)")
+    monkeypatch.setattr(aboard, "_listeners", lambda ports: dict.fromkeys(ports, "1"))
+    listed = [{"Names": ["/web"], "Ports": [{"PrivatePort": 80}, {"PublicPort": 80}]}]
+    assert aboard._taken({80, 81}, listed) == {
+        "80": "docker-proxy (pid 7), which serves the container web",
+        "81": "docker-proxy (pid 7)",
+    }
 
 
 LISTED = "Available devices:\n  CUDA0: RTX (11264 MiB, 9 MiB free)\n  CUDA1: RTX (1 MiB)\n"
@@ -865,7 +986,7 @@ def test_a_pull_tells_how_far_it_is(
         {"error": "unauthorized"} if breaks else {"status": "Status: Downloaded newer image"},
     ]
     monkeypatch.setattr(_Daemon, "said", said)
-    monkeypatch.setattr(stack_actions, "SOCKET", path)
+    monkeypatch.setattr(docker_engine, "SOCKET", path)
     ran: list[tuple[str, ...]] = []
 
     def run(*command: str, timeout: float) -> Ran:
@@ -887,7 +1008,7 @@ def test_a_pull_tells_how_far_it_is(
 
 
 def test_a_pull_without_dockers_api_is_a_pull(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack_actions, "SOCKET", "/nowhere")
+    monkeypatch.setattr(docker_engine, "SOCKET", "/nowhere")
     monkeypatch.setattr(stack_actions, "run", lambda *words, **_: Ran(0, "", ""))
     assert stack_actions.pull(["a"]) is None
 
