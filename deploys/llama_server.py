@@ -226,7 +226,8 @@ def missing(gpus: tuple[Gpu, ...], seen: dict[str, Any]) -> tuple[str, str] | No
             "install NVIDIA's driver, or put the UUIDs that `bin/homeport probe` prints into the "
             "targets file",
         )
-    if not seen["hook"] and seen["way"] not in ("cdi", "runtime"):
+    # "" is a Docker that does not answer: `docker` and `stack` say so, and nobody knows of this.
+    if not seen["hook"] and seen["way"] == "hook":
         return (
             "llama_server.gpus: the GPUs are there, but Docker cannot hand them to a container "
             "(no CDI, no runtime nvidia, and no nvidia-container-runtime-hook in its PATH)",

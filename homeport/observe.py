@@ -43,13 +43,13 @@ _NEED = re.compile(r"^from homeport_node import (.+)", re.M)
 @functools.cache
 def source(stem: str) -> str:
     """The text of `homeport_node.<stem>`."""
-    return (_FOLDER / f"{stem}.py").read_text()
+    return (_FOLDER / f"{stem}.py").read_text(encoding="utf-8")
 
 
 @functools.cache
 def needed(stem: str) -> tuple[str, ...]:
     """The modules that travel with `homeport_node.<stem>`, in the order in which they are loaded:
-    `common`, and those that it names as `from homeport_node import …`."""
+    `common`, and those that it names in lines `from homeport_node import a, b as c`."""
     found = dict.fromkeys(["common"])
     listed = ", ".join(_NEED.findall(source(stem)))
     for name in re.findall(r"(?:^|, )(\w+)", listed):

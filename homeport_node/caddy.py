@@ -144,8 +144,11 @@ def foreign_listeners(own_pid: int, ports: "tuple[int, ...]" = (80, 443)) -> "li
 def _container(port: int) -> str:
     """The container that publishes `port` on this node, "" when Docker does not tell."""
     wanted = {"publish": [f"{port}/tcp"]}
-    listed = docker_engine.ask("/containers/json", filters=wanted) or []
-    return next((one["Names"][0].lstrip("/") for one in listed), "")
+    with suppress(docker_engine.NoAnswer):
+        return next(
+            map(docker_engine.name, docker_engine.ask("/containers/json", filters=wanted)), ""
+        )
+    return ""
 
 
 def _sockets_of(pid: int) -> "set[str]":

@@ -28,11 +28,7 @@ def take_back() -> "str | None":
     if words:
         return words
     active = units(["docker.service"]).get("docker.service", {}).get("active")
-    if (
-        active
-        and daemon_json.daemon({})["not_running"]
-        and not foreign(docker_engine.ask("/containers/json") or [])
-    ):
+    if active and daemon_json.daemon({})["not_running"] and not engine()["foreign"]:
         done = run("systemctl", "restart", "docker.service", timeout=120)
         if not done.ok:
             return f"systemctl restart docker.service: {done.err.strip()}"
@@ -63,10 +59,19 @@ def foreign(containers: "list[dict[str, Any]]") -> "list[str]":
     """The names of those of the `containers` that are not of our Compose project."""
     label, ours = OWN_PROJECT
     return sorted(
-        one["Names"][0].lstrip("/") if one.get("Names") else one["Id"][:12]
+        docker_engine.name(one)
         for one in containers
         if (one.get("Labels") or {}).get(label) != ours
     )
+
+
+def engine() -> "dict[str, Any]":
+    """{"networks": what `bridges` says, None while Docker does not answer, "foreign": […]}."""
+    try:
+        networks = bridges(docker_engine.ask("/networks"))
+        return {"networks": networks, "foreign": foreign(docker_engine.ask("/containers/json"))}
+    except docker_engine.NoAnswer:
+        return {"networks": None, "foreign": []}
 
 
 def canonical(listed: str) -> Any:
@@ -200,15 +205,13 @@ def observe(
     names = ["docker.service", "homeport-docker-guard.service", "nftables.service"]
     # What docker.service needs to start: masked while it runs, they are missed at the next boot.
     state = units([*names, "docker.socket", "containerd.service"])
-    networks = docker_engine.ask("/networks")
     return {
         "os": os_release(),
         "exposed": exposed(state.get("docker.service", {}).get("pid", 0)),
         "daemon": daemon_json.daemon(daemon_json.here(wanted, without_cdi)),
         "recorded": daemon_json.RECORD.exists(),
         "units": state,
-        "networks": None if networks is None else bridges(networks),
-        "foreign": foreign(docker_engine.ask("/containers/json") or []),
+        **engine(),
         "bridges": [one["ifname"] for one in ip("link", "show", "type", "bridge")],
         "routes": [
             [one["dst"], one.get("dev", "")] for one in ip("-4", "route") if one["dst"] != "default"

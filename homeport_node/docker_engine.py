@@ -1,8 +1,8 @@
 """Docker's engine, asked over its socket. Standard library only.
 
 A `docker` command costs some 50 ms of a node's processor (`docker info` three times that: it starts
-every plugin), and what is asked here some 2 ms. It is also always this machine's engine: the
-command may have another context.
+every plugin), and what is asked here some 2 ms. It is this machine's engine that is asked, whatever
+context root's `docker` command has.
 """
 
 import functools
@@ -17,6 +17,8 @@ from homeport_node.common import CDI_UNIT_FILE, run
 
 SOCKET = "/var/run/docker.sock"
 SECONDS = 20  # that an answer may take
+# Of systemd's states. One that starts answers once it did.
+RUNS = ("active", "activating", "reloading", "refreshing")
 
 
 class Connection(http.client.HTTPConnection):
@@ -31,20 +33,24 @@ class Connection(http.client.HTTPConnection):
         self.sock.connect(SOCKET)
 
 
+class NoAnswer(Exception):
+    """The engine does not run, or did not answer; in words."""
+
+
 @functools.cache
-def running() -> bool:
-    """Whether the engine runs; asked once by each program."""
-    return run("systemctl", "is-active", "docker.service").out.strip() == "active"
+def _state() -> str:
+    """What systemd says of the engine; asked once by each program."""
+    return run("systemctl", "is-active", "docker.service").out.strip()
 
 
-def answer(path: str, **query: Any) -> "tuple[Any, str]":
-    """(the engine's JSON answer to GET `path`, ""), or (None, what is wrong in words).
+def ask(path: str, **query: Any) -> Any:
+    """The engine's JSON answer to GET `path`, None where there is no such thing.
 
     An engine that was stopped is not asked: its socket would start it. What of `query` is no text
-    travels as JSON.
+    travels as JSON. Raises `NoAnswer`.
     """
-    if not running():
-        return None, "docker.service is not running"
+    if _state() not in RUNS:
+        raise NoAnswer(f"docker.service is {_state() or 'not there'}")
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in query.items()}
     connection = Connection()
     try:
@@ -52,17 +58,18 @@ def answer(path: str, **query: Any) -> "tuple[Any, str]":
         response = connection.getresponse()
         said = json.loads(response.read())
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return None, f"no answer at {SOCKET}: {error or type(error).__name__}"
+        raise NoAnswer(f"no answer at {SOCKET}: {error or type(error).__name__}") from error
     finally:
         connection.close()
-    if response.status == 200:
-        return said, ""
-    return None, str(said.get("message") if isinstance(said, dict) else said)
+    if response.status in (200, 404):
+        return said if response.status == 200 else None
+    raise NoAnswer(str(said.get("message") if isinstance(said, dict) else said))
 
 
-def ask(path: str, **query: Any) -> Any:
-    """The engine's JSON answer to GET `path`; None when it gives none."""
-    return answer(path, **query)[0]
+def name(container: "dict[str, Any]") -> str:
+    """How a container is called that was listed: one that others link to has their names too."""
+    names = [one.lstrip("/") for one in container.get("Names") or ()]
+    return next((one for one in names if "/" not in one), str(container["Id"])[:12])
 
 
 def cdi_devices() -> "list[str]":
@@ -79,7 +86,10 @@ def gpu_way(gpus: "list[str]") -> str:
     a unit of ours sees to that; "runtime": it knows NVIDIA's runtime; else "hook": what it finds in
     its PATH.
     """
-    info = ask("/info")
+    try:
+        info = ask("/info")
+    except NoAnswer:
+        return ""
     if not isinstance(info, dict) or not info.get("ServerVersion"):
         return ""
     if info.get("CDISpecDirs") and (

@@ -83,9 +83,12 @@ class Api:
 
     def __init__(self, port: int, volume: str) -> None:
         self.port = port
-        found, problem = docker_engine.answer(f"/volumes/{volume}")
+        try:
+            found = docker_engine.ask(f"/volumes/{volume}")
+        except docker_engine.NoAnswer as error:
+            raise ApiError(str(error)) from error
         if found is None:
-            raise ApiError(problem)
+            raise ApiError(f"there is no volume {volume}")
         secret = (read(SECRET_KEY) or "").strip()
         if not secret:
             raise ApiError(f"{SECRET_KEY} is missing")

@@ -38,6 +38,8 @@ LIMITS = (
     "CpusetCpus",
     "PidsLimit",
 )
+# States of a container that has what it was given: its ports, its volumes.
+LIVE = ("running", "paused", "restarting")
 # Where Docker's command looks for plugins (docker/cli, cli-plugins/manager), as root.
 PLUGINS = (
     "/root/.docker/cli-plugins",
@@ -161,9 +163,9 @@ def _volumes(
         if volume is None:
             continue
         users = [
-            one["Names"][0].lstrip("/")
+            docker_engine.name(one)
             for one in listed
-            if one["State"] == "running" and one["Id"] not in mine and name in _mounted(one)
+            if one["State"] in LIVE and one["Id"] not in mine and name in _mounted(one)
         ]
         maker = (volume.get("Labels") or {}).get(PROJECT)
         # After the node was renamed, its own containers still show whose the volume is.
@@ -186,7 +188,7 @@ def _sort(
     for container in containers:
         labels = container["Config"]["Labels"]
         name = labels.get("com.docker.compose.service", "")
-        if container["State"]["Status"] in ("running", "paused", "restarting"):
+        if container["State"]["Status"] in LIVE:
             for bindings in (container["HostConfig"].get("PortBindings") or {}).values():
                 held |= {int(one["HostPort"]) for one in bindings or [] if one["HostPort"]}
         if labels.get(PROJECT) == project and name in services and name not in kept:
@@ -224,9 +226,9 @@ def _taken(ports: "set[int]", listed: "list[dict[str, Any]]") -> "dict[str, str]
     taken = {}
     for port, inode in _listeners(ports).items():
         names = [
-            one["Names"][0].lstrip("/")
+            docker_engine.name(one)
             for one in listed
-            if any(given.get("PublicPort") == port for given in one.get("Ports") or ())
+            if any((p.get("PublicPort"), p.get("Type")) == (port, "tcp") for p in one["Ports"])
         ]
         container = f", which serves the container {names[0]}" if names else ""
         taken[str(port)] = f"{_owner(inode)}{container}"
@@ -239,28 +241,24 @@ def _images(references: "list[str]") -> "dict[str, str]":
     return {reference: image["Id"] if image else "" for reference, image in found.items()}
 
 
-def _hashes(project: str) -> "tuple[list[str], dict[str, str], str]":
-    """Compose's command, the configuration hash of each service in the file on disk; or the error
-    in words."""
+def _hashes(project: str) -> "dict[str, Any]":
+    """{"compose": Compose's command, "hashes": of each service in the file on disk, its
+    configuration's, "hash_error": "" or words}."""
     if not Path(COMPOSE_FILE).exists():
-        return compose_command(), {}, ""
-    problem = ""
+        return {"compose": " ".join(compose_command()), "hashes": {}, "hash_error": ""}
     # Docker's own command would start its plugin twice.
-    for program, name in ((_plugin(), ["docker", "compose"]), ("docker-compose", [])):
-        options = ("-p", project, "-f", COMPOSE_FILE)
-        ran = run(program, *options, "config", "--hash", "*", timeout=60)
-        if ran.ok:
-            pairs = [line.split() for line in ran.out.splitlines()]
-            return name or [program], {pair[0]: pair[1] for pair in pairs if len(pair) == 2}, ""
-        if ran.status != 127:
-            problem = problem or (ran.err or ran.out).strip()[-500:]
-    return compose_command(), {}, problem
-
-
-def _plugin() -> str:
-    """The program behind `docker compose`: of those that are there, the first."""
-    there = [f"{folder}/docker-compose" for folder in PLUGINS]
-    return next(filter(os.path.exists, there), there[0])
+    there = (f"{folder}/docker-compose" for folder in PLUGINS)
+    plugin = [path for path in there if os.access(path, os.X_OK)][:1]
+    compose = ["docker", "compose"] if plugin else compose_command()
+    found = {"compose": " ".join(compose), "hashes": {}, "hash_error": ""}
+    if not compose:
+        return found
+    options = ("-p", project, "-f", COMPOSE_FILE, "config", "--hash", "*")
+    ran = run(*(plugin or compose), *options, timeout=60)
+    if not ran.ok:
+        return {**found, "hash_error": (ran.err or ran.out).strip()[-500:]}
+    pairs = [line.split() for line in ran.out.splitlines()]
+    return {**found, "hashes": {pair[0]: pair[1] for pair in pairs if len(pair) == 2}}
 
 
 def _unit() -> "dict[str, Any]":
@@ -269,6 +267,7 @@ def _unit() -> "dict[str, Any]":
     own, docker = shown.get(STACK_UNIT, {}), shown.get("docker.service", {})
     return {
         **{name: own.get(name, "") for name in names},
+        "docker_there": docker.get("LoadState") == "loaded",
         "docker_knows": DROPIN in docker.get("DropInPaths", ""),
         "dropins": dropins(own) if own else [],
     }
@@ -294,15 +293,11 @@ def _project_on_disk() -> str:
     return ""
 
 
-def _gpu_way(services: "dict[str, Any]") -> str:
-    """See `deploys.stack.facts.StackState`."""
-    gpus = [gpu for service in services.values() for gpu in service.get("gpus", ())]
-    if not gpus:
-        return ""
-    way = docker_engine.gpu_way(gpus)
+def _way_on_disk() -> str:
+    """How the Compose file on the disk has GPUs handed over."""
     text = read(COMPOSE_FILE) or ""
     marks = {"driver: cdi": "cdi", "runtime: nvidia": "runtime", "driver: nvidia": "hook"}
-    return way or next((marks[mark] for mark in marks if mark in text), "")
+    return next((marks[mark] for mark in marks if mark in text), "")
 
 
 def _files() -> "list[str]":
@@ -311,6 +306,49 @@ def _files() -> "list[str]":
     for directory, _, names in os.walk(f"{STACK}/files"):
         found += [f"{directory}/{name}" for name in names]
     return sorted(found)
+
+
+# What is known of a Docker that does not answer.
+SILENT: "dict[str, Any]" = {
+    "docker": "",
+    "compose": "",
+    "hashes": {},
+    "hash_error": "",
+    "images": {},
+    "services": {},
+    "extra": [],
+    "foreign": [],
+    "volumes": {},
+    "taken": {},
+    "gpu_way": "",
+}
+
+
+def _engine(project: str, services: "dict[str, Any]", gpus: "list[str]") -> "dict[str, Any]":
+    """What the engine knows: the keys of `SILENT`, and "docker_error", which is "".
+
+    Raises `docker_engine.NoAnswer`: half of this would be taken for what is not there.
+    """
+    version = docker_engine.ask("/version")["Version"]
+    listed = docker_engine.ask("/containers/json", all="1")
+    found = _containers(listed, project) if project else []
+    own = [one for one in found if ours(one["Config"]["Labels"])]
+    kept, extra, held = _sort(project, services, own)
+    volumes = sorted({name for service in services.values() for name in service["volumes"]})
+    ports = {port for service in services.values() for port in service["ports"]}
+    references = sorted({service["image"] for service in services.values()})
+    return {
+        "docker": version,
+        "docker_error": "",
+        **_hashes(project),
+        "images": _images(references),
+        "services": kept,
+        "extra": extra,
+        "foreign": _foreign(found),
+        "volumes": _volumes(volumes, project, own, listed),
+        "taken": _taken(ports - held, listed),
+        "gpu_way": docker_engine.gpu_way(gpus) if gpus else "",
+    }
 
 
 def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
@@ -324,31 +362,17 @@ def observe(project: str, services: "dict[str, Any]") -> "dict[str, Any]":
     text = read(COMPOSE_FILE)
     on_disk = _project_on_disk()
     project = project or on_disk
-    version, problem = docker_engine.answer("/version")
-    compose, hashes, hash_error = _hashes(project) if version else (compose_command(), {}, "")
-    listed = docker_engine.ask("/containers/json", all="1") or []
-    found = _containers(listed, project) if project else []
-    own = [one for one in found if ours(one["Config"]["Labels"])]
-    kept, extra, held = _sort(project, services, own)
-    volumes = sorted({name for service in services.values() for name in service["volumes"]})
-    ports = {port for service in services.values() for port in service["ports"]}
-    references = sorted({service["image"] for service in services.values()})
+    gpus = [gpu for service in services.values() for gpu in service.get("gpus", ())]
+    try:
+        engine = _engine(project, services, gpus)
+    except docker_engine.NoAnswer as error:
+        engine = {**SILENT, "docker_error": str(error)}
     return {
-        "docker": version["Version"] if version else "",
-        "docker_error": problem,
-        "compose": " ".join(compose),
+        **engine,
         "project": on_disk,
         "compose_file": sha256_file(COMPOSE_FILE) if text is not None else "",
         "files": _files(),
-        "hashes": hashes,
-        "hash_error": hash_error,
-        "images": _images(references) if version else {},
-        "services": kept,
-        "extra": extra,
-        "foreign": _foreign(found),
-        "volumes": _volumes(volumes, project, own, listed) if version else {},
-        "taken": _taken(ports - held, listed),
         "unit": _unit(),
-        "gpu_way": _gpu_way(services),
+        "gpu_way": (engine["gpu_way"] or _way_on_disk()) if gpus else "",
         "busy": busy,
     }

@@ -22,7 +22,8 @@ class StackState(NodeFact):
      "volumes": {"open-webui": {"ours": true, "users": ["running containers of others"]}},
      "taken": {"8080": "python3 (pid 123)"},
      "unit": {"LoadState": "loaded", "UnitFileState": "enabled", "ActiveState": "active",
-              "NeedDaemonReload": "no", "docker_knows": true, "dropins": []},
+              "NeedDaemonReload": "no", "docker_there": true, "docker_knows": true,
+              "dropins": []},
      "gpu_way": "cdi", "busy": false}
 
     `gpu_way` is how Docker hands over the GPUs that services want, as

@@ -175,6 +175,12 @@ def tidy(stack: Stack | None) -> Generator[StringCommand, None, None]:
 def remove() -> Generator[StringCommand, None, None]:
     """No container, network, unit or file of the stack is left. Volumes and images stay."""
     observed = _observe(None)
+    unit = observed.get("unit", {})
+    if observed.get("project") and not observed.get("docker") and unit.get("docker_there"):
+        # Only Docker can take its containers away.
+        differs([Pair(f"no Compose project {observed['project']}", "its file is there")])
+        yield StringCommand("systemctl", "start", "docker.service")
+        observed = _observe(None)
     if observed.get("foreign"):
         yield refuse(*another_project(observed["foreign"][0], observed["project"]))
         return

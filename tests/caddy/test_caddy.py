@@ -363,7 +363,7 @@ def test_a_container_that_holds_a_port_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(aboard, "read", files.get)
     monkeypatch.setattr(aboard, "_sockets_of", lambda pid: {"socket:[111]"})
     monkeypatch.setattr("os.listdir", lambda path: ["9"])
-    web = [{"Names": ["/web"]}]
+    web = [{"Id": "1", "Names": ["/web"]}]
     monkeypatch.setattr(docker_engine, "ask", lambda path, filters: web)
     found = aboard.foreign_listeners(0)
     assert found == [{**PROXY, "container": "web"}]

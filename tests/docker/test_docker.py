@@ -302,8 +302,8 @@ def test_a_docker_that_was_there_before_runs_what_was_on_the_disk(on_disk: Path)
 def test_a_docker_that_other_people_use_is_not_restarted_to_take_our_paths_back(
     on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = {"Names": ["/iona-x-1"], "Labels": dict([aboard.OWN_PROJECT])}
-    theirs = {"Names": ["/registry"], "Labels": {}}
+    ours = {"Id": "1", "Names": ["/iona-x-1"], "Labels": dict([aboard.OWN_PROJECT])}
+    theirs = {"Id": "2", "Names": ["/registry"], "Labels": {}}
     ran: list[tuple[str, ...]] = []
     running = [ours, theirs]
     monkeypatch.setattr(aboard, "units", lambda names: {"docker.service": {"active": True}})

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 COMPOSE = "/etc/homeport/stack/compose.yaml"
 # Seen whenever a service does not run or is not well.
 READY = "Stack | Wait until every service works"
+FETCH = "Images | Begin to fetch the images"
+ACTIVE = "Stack | Keep the stack's unit active"
 NEEDS = "Stack | Have what the services need"
 SERVICES = "Stack | Bring the services to what is wanted"
 CADDY = "Caddy | Run what the Caddyfile says"
@@ -170,7 +172,7 @@ BREAKS = (
         do=f"docker image rm --force $({IMAGE})",
         by=NEEDS,
         mended=f"docker image inspect $({IMAGE})",
-        also=("Images | Begin to fetch the images", SERVICES),
+        also=(FETCH, SERVICES),
     ),
     Break(
         name="link made absolute",
@@ -263,6 +265,13 @@ END""",
         by=DOCKER,
         mended="! grep -q mine /etc/homeport/docker-guard.nft",
         also=(RUNNING,),
+    ),
+    Break(
+        name="Docker stopped",
+        do="systemctl stop docker.service",  # its socket, which would start it, is still there
+        by=RUNNING,
+        mended="systemctl is-active docker.service",
+        also=(FETCH, NEEDS, SERVICES, ACTIVE, PROVIDER),
     ),
     Break(
         name="Docker's unit masked",

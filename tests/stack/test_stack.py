@@ -330,23 +330,26 @@ def test_how_docker_hands_gpus_over(
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "way"),
+    ("text", "way"),
     [
-        ("cdi", "", "cdi"),
-        ("cdi", "driver: nvidia", "cdi"),
-        ("", "driver: cdi", "cdi"),
-        ("", "runtime: nvidia", "runtime"),
-        ("", "driver: nvidia", "hook"),
-        ("", "", ""),
+        ("driver: cdi", "cdi"),
+        ("runtime: nvidia", "runtime"),
+        ("driver: nvidia", "hook"),
+        ("", ""),
     ],
 )
 def test_while_docker_does_not_answer_the_file_tells_how_gpus_are_handed_over(
-    monkeypatch: pytest.MonkeyPatch, said: str, text: str, way: str
+    monkeypatch: pytest.MonkeyPatch, text: str, way: str
 ) -> None:
-    monkeypatch.setattr(docker_engine, "gpu_way", lambda gpus: said)
+    monkeypatch.setattr(docker_engine, "_state", lambda: "inactive")
     monkeypatch.setattr(aboard, "read", lambda path: text)
-    assert aboard._gpu_way({"engine": {"gpus": ["GPU-1"]}}) == way
-    assert aboard._gpu_way({"ui": {"gpus": []}}) == ""
+    monkeypatch.setattr(aboard, "sha256_file", lambda path: "")
+    engine = {**arguments(STACK)["services"]["engine"], "volumes": [], "ports": []}
+    assert aboard.observe("iona", {"engine": engine})["gpu_way"] == way
+    assert aboard.observe("iona", {"engine": {**engine, "gpus": []}})["gpu_way"] == ""
+
+
+BROKEN = {"message": "input/output error"}
 
 
 class _Engine(socketserver.StreamRequestHandler):
@@ -362,6 +365,8 @@ class _Engine(socketserver.StreamRequestHandler):
         self.asked.append(path)
         found = self.said.get(path)
         status = "404 Not Found" if found is None else "200 OK"
+        if found == BROKEN:
+            status = "500 Internal Server Error"
         self.wfile.write(f"HTTP/1.1 {status}\r\nConnection: close\r\n\r\n".encode())
         self.wfile.write(json.dumps({"message": "no such"} if found is None else found).encode())
 
@@ -371,7 +376,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_En
     """An engine behind the socket, which is asked nothing yet and has no answers."""
     path = str(tmp_path / "docker.sock")
     monkeypatch.setattr(docker_engine, "SOCKET", path)
-    monkeypatch.setattr(docker_engine, "running", lambda: True)
+    monkeypatch.setattr(docker_engine, "_state", lambda: "active")
     monkeypatch.setattr(_Engine, "said", {})
     monkeypatch.setattr(_Engine, "asked", [])
     with socketserver.UnixStreamServer(path, _Engine) as server:
@@ -389,64 +394,97 @@ def test_the_engine_is_asked_over_its_socket(engine: type[_Engine]) -> None:
     }
     assert docker_engine.ask(f"/images/{reference}/json") == {"Id": "id-b"}
     assert docker_engine.ask("/containers/json", all="1", filters={"publish": ["80/tcp"]}) == []
-    assert docker_engine.answer("/volumes/none") == (None, "no such")
+    assert docker_engine.ask("/volumes/none") is None
+    engine.said["/info"] = BROKEN
+    with pytest.raises(docker_engine.NoAnswer, match="input/output error"):
+        docker_engine.ask("/info")
 
 
+@pytest.mark.parametrize("state", ["inactive", "failed", "unknown", ""])
 def test_an_engine_that_was_stopped_is_not_asked(
-    engine: type[_Engine], monkeypatch: pytest.MonkeyPatch
+    engine: type[_Engine], monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     """Its socket would start it, and a drift check changes nothing."""
     engine.said |= {"/version": {"Version": "26"}}
-    monkeypatch.setattr(docker_engine, "running", lambda: False)
-    assert docker_engine.answer("/version") == (None, "docker.service is not running")
+    monkeypatch.setattr(docker_engine, "_state", lambda: state)
+    monkeypatch.setattr(aboard, "run", lambda *command, **_: Ran(command[0] != "systemctl", "", ""))
+    with pytest.raises(docker_engine.NoAnswer, match=f"docker.service is {state or 'not there'}"):
+        docker_engine.ask("/version")
+    seen = aboard.observe("iona", arguments(STACK)["services"])
+    assert (seen["docker"], seen["docker_error"]) == (
+        "",
+        f"docker.service is {state or 'not there'}",
+    )
     assert engine.asked == []
 
 
+def test_an_engine_that_tells_half_tells_nothing(engine: type[_Engine]) -> None:
+    """Else containers that cannot be listed would be taken for such as are not there."""
+    engine.said |= {"/version": {"Version": "26"}, "/containers/json?all=1": BROKEN}
+    seen = aboard.observe("iona", arguments(STACK)["services"])
+    assert (seen["docker"], seen["docker_error"]) == ("", "input/output error")
+    assert "input/output error" in (difference(STACK, seen).refused or ("",))[0]
+
+
 def test_an_engine_without_a_socket_has_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker_engine, "running", lambda: True)
+    monkeypatch.setattr(docker_engine, "_state", lambda: "active")
     monkeypatch.setattr(docker_engine, "SOCKET", "/no/such/socket")
-    found, words = docker_engine.answer("/version")
-    assert found is None
-    assert "/no/such/socket" in words
+    with pytest.raises(docker_engine.NoAnswer, match="/no/such/socket"):
+        docker_engine.ask("/version")
     assert docker_engine.gpu_way(["GPU-1"]) == ""
 
 
+def test_how_a_container_is_called() -> None:
+    assert docker_engine.name({"Id": "1" * 64, "Names": ["/other/db", "/db"]}) == "db"
+    assert docker_engine.name({"Id": "1" * 64, "Names": []}) == "1" * 12
+
+
+HASHED = Ran(0, "ui 1f\nengine 2e\n", "")
+REFUSED = Ran(15, "", "services.ui must be a mapping\n")
+
+
 @pytest.mark.parametrize(
-    ("there", "answers", "found"),
+    ("plugin", "command", "ran", "problem"),
     [
-        ("plugin", {"plugin": Ran(0, "ui 1f\nengine 2e\n", "")}, (["docker", "compose"], "")),
-        ("", {"docker-compose": Ran(0, "ui 1f\nengine 2e\n", "")}, (["docker-compose"], "")),
-        (
-            "plugin",
-            {"plugin": Ran(15, "", "services.ui must be a mapping\n")},
-            ([], "services.ui must be a mapping"),
-        ),
+        (True, ["no such"], HASHED, ""),
+        (False, ["docker-compose"], HASHED, ""),
+        (False, ["docker", "compose"], HASHED, ""),  # its plugin is where nobody looks
+        (True, ["docker-compose"], REFUSED, "services.ui must be a mapping"),
+        (False, [], HASHED, ""),
     ],
 )
 def test_compose_says_what_the_file_on_disk_wants(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    there: str,
-    answers: dict[str, Ran],
-    found: tuple[list[str], str],
+    plugin: bool,
+    command: list[str],
+    ran: Ran,
+    problem: str,
 ) -> None:
     (tmp_path / "compose.yaml").write_text("services: {}\n")
-    if there:
-        (tmp_path / "docker-compose").touch()
+    if plugin:
+        (tmp_path / "docker-compose").touch(mode=0o755)
     monkeypatch.setattr(aboard, "COMPOSE_FILE", str(tmp_path / "compose.yaml"))
     monkeypatch.setattr(aboard, "PLUGINS", ("/nowhere", str(tmp_path)))
-    monkeypatch.setattr(aboard, "compose_command", list)
-    names = {str(tmp_path / "docker-compose"): "plugin"}
+    monkeypatch.setattr(aboard, "compose_command", lambda: command)
+    asked = []
 
-    def run(program: str, *_: str, timeout: float) -> Ran:
-        return answers.get(names.get(program, program), Ran(127, "", "no such program"))
+    def run(*words: str, timeout: float) -> Ran:
+        asked.append(words[: words.index("-p")])
+        return ran
 
     monkeypatch.setattr(aboard, "run", run)
-    command, hashes, problem = aboard._hashes("iona")
-    assert (command, problem) == found
-    assert hashes == ({} if problem else {"ui": "1f", "engine": "2e"})
+    found = aboard._hashes("iona")
+    known = bool(asked) and ran.ok
+    assert found == {
+        "compose": "docker compose" if plugin else " ".join(command),
+        "hashes": {"ui": "1f", "engine": "2e"} if known else {},
+        "hash_error": problem,
+    }
+    program = (str(tmp_path / "docker-compose"),) if plugin else tuple(command)
+    assert asked == ([program] if program else [])
     monkeypatch.setattr(aboard, "COMPOSE_FILE", "/no/such/file")
-    assert aboard._hashes("iona") == ([], {}, "")
+    assert aboard._hashes("iona")["hashes"] == {}
 
 
 def test_every_port_is_on_loopback() -> None:
@@ -760,8 +798,9 @@ def test_what_others_made_is_told_apart(engine: type[_Engine]) -> None:
         False,
     ]
     runs = {"Names": ["/a theirs"], "Id": "x", "Labels": {}, "State": "running"}
-    uses = {**runs, "Mounts": [{"Name": "ui-data"}], "Ports": [{"PublicPort": 3000}]}
+    uses = {**runs, "Mounts": [{"Name": "ui-data"}], "Ports": []}
     stopped = {**uses, "Names": ["/old"], "State": "exited"}
+    paused = {**uses, "Names": ["/paused"], "State": "paused"}
     once = {**labelled("d", project="iona", oneoff="True")["Config"], "Id": "id-d"}
 
     def there(*ours: dict[str, Any]) -> None:
@@ -770,7 +809,7 @@ def test_what_others_made_is_told_apart(engine: type[_Engine]) -> None:
         engine.said |= {f"/containers/{one['Id']}/json": one for one in ours}
         engine.said |= {
             "/version": {"Version": "26"},
-            "/containers/json?all=1": [*listed, {**runs, **once}, uses, stopped, runs],
+            "/containers/json?all=1": [*listed, {**runs, **once}, uses, stopped, paused, runs],
             "/volumes/ui-data": {"Name": "ui-data", "Labels": None},
         }
 
@@ -783,7 +822,7 @@ def test_what_others_made_is_told_apart(engine: type[_Engine]) -> None:
     assert [one["id"] for one in seen["extra"]] == ["id-a"]
     assert (seen["docker"], seen["images"]) == ("26", {"x": ""})
     # Unlabelled, but held by a container of ours: of this node under its old name, say.
-    assert seen["volumes"] == {"ui-data": {"ours": True, "users": ["a theirs"]}}
+    assert seen["volumes"] == {"ui-data": {"ours": True, "users": ["a theirs", "paused"]}}
     there(theirs)
     seen = aboard.observe("iona", {"ui": asked})
     assert seen["services"] == {}
@@ -793,7 +832,11 @@ def test_what_others_made_is_told_apart(engine: type[_Engine]) -> None:
 def test_who_holds_a_port_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aboard, "_owner", lambda inode: "docker-proxy (pid 7)")
     monkeypatch.setattr(aboard, "_listeners", lambda ports: dict.fromkeys(ports, "1"))
-    listed = [{"Names": ["/web"], "Ports": [{"PrivatePort": 80}, {"PublicPort": 80}]}]
+    held = {"PublicPort": 80, "Type": "tcp"}
+    listed = [
+        {"Id": "1", "Names": ["/dns"], "Ports": [{"PublicPort": 80, "Type": "udp"}]},
+        {"Id": "2", "Names": ["/web"], "Ports": [{"PrivatePort": 80, "Type": "tcp"}, held]},
+    ]
     assert aboard._taken({80, 81}, listed) == {
         "80": "docker-proxy (pid 7), which serves the container web",
         "81": "docker-proxy (pid 7)",
@@ -892,6 +935,29 @@ def test_a_project_of_somebody_else_is_not_taken_down(monkeypatch: pytest.Monkey
     (command,) = operations.remove._inner()
     assert "theirs" in str(command)
     assert str(command).endswith("exit 1")
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_docker_that_was_stopped_is_started_to_take_its_containers_away(
+    monkeypatch: pytest.MonkeyPatch, theirs: bool
+) -> None:
+    """Their file is the only sign of them, and goes."""
+    unit = {**GOOD_UNIT, "docker_there": True}
+    stopped = observed(project="iona", docker="", unit=unit)
+    foreign = [{"name": "theirs", "directory": "/x"}] if theirs else []
+    runs = {**observed(project="iona", unit=unit), "foreign": foreign}
+    looks = [stopped, runs]
+    monkeypatch.setattr(
+        operations, "host", SimpleNamespace(get_fact=lambda fact, **_: looks.pop(0))
+    )
+    start, *rest = map(str, operations.remove._inner())
+    assert start == "systemctl start docker.service"
+    assert any("down(" in one for one in rest) is not theirs
+    assert rest[-1] == f"rm -rf {DIRECTORY}" or theirs
+    looks[:] = [observed(project="iona", docker="", unit=GOOD_UNIT)]  # no Docker is installed
+    commands = [*map(str, operations.remove._inner())]
+    assert commands[-1] == f"rm -rf {DIRECTORY}"
+    assert not any("docker.service" in one and "start" in one for one in commands[:1])
 
 
 def test_systemd_reads_units_anew_before_containers_start() -> None:
