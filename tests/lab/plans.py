@@ -1,10 +1,12 @@
 """What would be done to a stage: pyinfra's own plan, and what a drift check says."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from typing import Any
 
+from homeport.lab.bench_drift.measure import STOCK
 from homeport.lab.desk import ROOT, pyinfra
 from homeport.lab.stage import Stage
 
@@ -34,10 +36,18 @@ def changes(found: Any) -> list[str]:
     return [operation["name"] for operation in found if operation["hosts_with_change"]]
 
 
+def stock_plan(on: Stage) -> Any:
+    """The plan of pyinfra as it comes: with its own connector, and nothing of ours in between."""
+    stock = on.directory / "stock.py"
+    stock.write_text(STOCK.format(inventory=str(ROOT / on.inventory)))
+    return plan(dataclasses.replace(on, inventory=stock), "0")
+
+
 def assert_same_plan(on: Stage) -> list[str]:
-    """pyinfra's plan is the same with prefetch and without, and so is what a drift check says, to
-    the commands; the names of what would change."""
-    alone = plan(on, "0")
+    """pyinfra's own plan is ours, with prefetch and without, and what a drift check says is the
+    same either way, to the commands; the names of what would change."""
+    alone = stock_plan(on)
+    assert plan(on, "0") == alone
     assert plan(on, "1") == alone  # asks one by one what the record lacks, and records it
     assert plan(on, "1") == alone  # answers all from memory
     told = [drift(on, HOMEPORT_PREFETCH=prefetch)[1]["hosts"] for prefetch in ("0", "1")]
