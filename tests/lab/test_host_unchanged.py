@@ -49,6 +49,8 @@ def own_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (place / "homeport" / "images").symlink_to(cache.directory("images"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place))
+        with engine():  # takes back what keepers that were killed before these tests have left
+            pass
         yield
     shutil.rmtree(place, ignore_errors=True)
 
