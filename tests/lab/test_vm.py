@@ -28,6 +28,7 @@ class Guest:
         self.before = before
         self.asked: list[dict[str, Any]] = []
         self.polls = 0
+        self.forgets = False
         self.more: dict[str, Any] = {}
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
@@ -55,6 +56,8 @@ class Guest:
                 return {"error": {"desc": "command forbidden"}}
             return {"return": {"pid": 7}}
         self.polls += 1
+        if self.forgets:
+            return {"error": {"desc": "PID ld does not exist"}}
         if self.polls < 3:
             return {"return": {"exited": False}}
         out = base64.b64encode(b"said").decode()
@@ -90,6 +93,12 @@ def test_a_command_without_an_end_is_given_up(tmp_path: Path) -> None:
     guest.polls = -1000
     with pytest.raises(LabError, match="no end within 0.1 s"):
         Agent(tmp_path / "agent").run("sleep", timeout=0.1)
+
+
+def test_a_reboot_while_a_command_is_waited_for_is_a_machine_that_is_gone(tmp_path: Path) -> None:
+    Guest(tmp_path / "agent").forgets = True
+    with pytest.raises(AgentGone, match="the machine booted"):
+        Agent(tmp_path / "agent").run("systemctl reboot")
 
 
 @pytest.mark.parametrize("of", ["out", "err"])

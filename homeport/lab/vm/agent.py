@@ -49,7 +49,12 @@ class Agent:
             pid = line.ask("guest-exec", **arguments)["pid"]
             pause = 0.05
             while True:
-                status = line.ask("guest-exec-status", pid=pid)
+                try:
+                    status = line.ask("guest-exec-status", pid=pid)
+                except LabError as error:  # AgentGone is one
+                    if "does not exist" not in str(error):
+                        raise
+                    raise AgentGone("another guest agent: the machine booted") from error
                 if status["exited"]:
                     break
                 if time.monotonic() > deadline:
