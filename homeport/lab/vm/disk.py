@@ -48,6 +48,9 @@ OWNERS = "console=tty0 console=ttyS0 no_timer_check mitigations=off"
 GRUB = f'GRUB_TIMEOUT=1\\nGRUB_CMDLINE_LINUX="{OWNERS}"\\nGRUB_TERMINAL=console\\n'
 HOOKS = (
     *images.BARE,
+    # What Debian's installer calls "targeted": an initramfs for this machine takes half the time
+    # that one for any machine takes. initramfs.conf(5).
+    'echo MODULES=dep > "$1"/etc/initramfs-tools/conf.d/driver-policy',
     f"printf '{FSTAB}' > \"$1\"/etc/fstab".replace("\n", "\\n"),
     f"printf '{GRUB}' >> \"$1\"/etc/default/grub",
     'chroot "$1" systemctl enable systemd-networkd.service',
