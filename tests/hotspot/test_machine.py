@@ -21,6 +21,7 @@ from homeport.lab.vm.machine import VirtualMachine
 from homeport.network_change import AFTERWARDS, SECONDS
 from homeport_node.hotspot import CONNECTION, PROFILE
 from tests.hotspot.seat import SEAT
+from tests.lab.box import HARDWARE
 
 pytestmark = pytest.mark.machine
 
@@ -38,7 +39,7 @@ exit 0
 @pytest.fixture(scope="module")
 def built() -> Iterator[Stage]:
     """The machine, converged once."""
-    with stage(HERE / "seat_with.py", on="machine") as made:
+    with stage(HERE / "seat_with.py", on="machine", hardware=HARDWARE) as made:
         converge(made)
         yield made
 

@@ -1,6 +1,7 @@
 """A new command line on a real kernel, by a real boot loader: kept, or taken back unattended."""
 
 import contextlib
+import dataclasses
 import pathlib
 import random
 import time
@@ -9,8 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from homeport.lab import LabError
-from homeport.lab.vm.emulator import Hardware
-from tests.lab.box import Box, box, cmdline
+from tests.lab.box import HARDWARE, Box, box, cmdline
 
 pytestmark = pytest.mark.machine
 
@@ -229,7 +229,9 @@ def _shows(made: Box, command: str) -> bool:
 def test_where_grub_cannot_clear_its_mark_the_change_is_refused(
     tmp_path: pathlib.Path,
 ) -> None:
-    with box(tmp_path, cmdline(GOOD, TRIAL_SECONDS), Hardware(root="lvm")) as one:
+    with box(
+        tmp_path, cmdline(GOOD, TRIAL_SECONDS), dataclasses.replace(HARDWARE, root="lvm")
+    ) as one:
         before = one.machine.succeed("sha256sum /boot/grub/grub.cfg /boot/grub/grubenv")
         code, said, _ = one.converge()
         assert code == 1, said

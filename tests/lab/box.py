@@ -11,8 +11,11 @@ from pathlib import Path
 from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
 from homeport.lab.vm.emulator import Hardware
-from homeport.lab.vm.machine import DESKSIDE, VirtualMachine
+from homeport.lab.vm.machine import VirtualMachine
 
+# The tier runs two machines side by side, on two processors it may be: a second one in each would
+# spend a third of the time on waiting for its twin.
+HARDWARE = Hardware(cpus=1)
 HEAD = """\
 from deploys.kernel_cmdline import KernelCmdline, Parameter
 from deploys.lockup_recovery import LockupRecovery
@@ -75,7 +78,7 @@ class Box:
 
 
 @contextmanager
-def box(directory: Path, fields: str = "", hardware: Hardware = DESKSIDE) -> Iterator[Box]:
+def box(directory: Path, fields: str = "", hardware: Hardware = HARDWARE) -> Iterator[Box]:
     """A bare virtual machine for the length of the block."""
     path = directory / "box.py"
     path.write_text(HEAD + HOSTS.format(fields=fields))

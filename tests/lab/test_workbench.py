@@ -4,6 +4,7 @@ Of two identical display devices one is given to vfio-pci and one stays, whateve
 before them.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 
 from homeport.lab import desk
 from homeport.lab.stage import Stage, stage
-from homeport.lab.vm.emulator import Hardware
 from homeport.lab.vm.machine import VirtualMachine
+from tests.lab.box import HARDWARE
 from tests.lab.plans import assert_same_plan
 
 pytestmark = pytest.mark.machine
@@ -35,7 +36,7 @@ POWER = (
 @pytest.fixture(scope="module")
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The machine, converged once from bare."""
-    with stage(INVENTORY, on="machine") as made:
+    with stage(INVENTORY, on="machine", hardware=HARDWARE) as made:
         done = desk.homeport(made, "lock", str(INVENTORY))
         assert done.returncode == 0, done.stderr
         before = boots(made)
@@ -57,7 +58,7 @@ def box(on: Stage) -> VirtualMachine:
 
 def driver(on: Stage, number: int, function: int = 0) -> str:
     """The driver of a function of display device `number`, wherever the device is now."""
-    port = Hardware().card(number)["place"].split("/")[1]
+    port = HARDWARE.card(number)["place"].split("/")[1]
     found = f"/sys/devices/pci0000:00/0000:00:{port}/*:00.{function}/driver"
     return Path(box(on).succeed(f"readlink {found}")).name
 
@@ -137,10 +138,11 @@ def test_another_command_line_and_a_port_before_the_cards(on: Stage) -> None:
     machine, file = box(on), "/etc/default/grub.d/zz-homeport.cfg"
     machine.succeed(f"mv {file} /root/aside && update-grub && sync")
     machine.power_cut()
-    machine.fit(Hardware(port_before=True))
+    shifted = dataclasses.replace(HARDWARE, port_before=True)
+    machine.fit(shifted)
     machine.start()
     moved = machine.succeed("ls -d /sys/devices/pci0000:00/0000:00:09.0/*:00.0")
-    assert moved.endswith(Hardware(port_before=True).card(GUEST)["address"])
+    assert moved.endswith(shifted.card(GUEST)["address"])
     assert driver(on, GUEST) == "vfio-pci"
     assert driver(on, OWN) != "vfio-pci"
     machine.succeed(f"mv /root/aside {file} && update-grub")
