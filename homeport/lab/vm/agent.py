@@ -51,7 +51,8 @@ class Agent:
             while True:
                 try:
                     status = line.ask("guest-exec-status", pid=pid)
-                except LabError as error:  # AgentGone is one
+                except LabError as error:
+                    # An agent knows the commands that it began alone; QEMU, qga/commands.c.
                     if "does not exist" not in str(error):
                         raise
                     raise AgentGone("another guest agent: the machine booted") from error
