@@ -28,7 +28,7 @@ from homeport.lab.prerequisites import require_root
 from homeport.lab.sources import Sources, sources
 from homeport.lab.targets import write_targets
 from homeport.lab.vm.emulator import Hardware, require_host
-from homeport.lab.vm.machine import DESKSIDE, virtual_machine
+from homeport.lab.vm.machine import DESKSIDE, emulated, virtual_machine
 from homeport.pins import Card, Gpu, HubRepo, Image, Radio, find
 from homeport.spec import Spec
 from homeport.wheel import REQUIREMENTS, download_wheels
@@ -107,10 +107,16 @@ def repository_files(nodes: dict[str, Spec]) -> dict[tuple[str, str], tuple[str,
     return wanted
 
 
-def hub_root(nodes: dict[str, Spec], progress: Progress = quiet) -> Path:
-    """A directory that the lab's Hub serves: every repository of `nodes`, with tiny models."""
+def hub_root(
+    nodes: dict[str, Spec], vocabulary: int = model.VOCABULARY, progress: Progress = quiet
+) -> Path:
+    """A directory that the lab's Hub serves: every repository of `nodes`, with tiny models.
+
+    `vocabulary` is how many tokens they know, by which goes the time that they take for one.
+    """
     wanted = repository_files(nodes)
-    name = cache.key(model.recipe_key(), [[list(k), list(v)] for k, v in sorted(wanted.items())])
+    files = [[list(repo), list(names)] for repo, names in sorted(wanted.items())]
+    name = cache.key(model.recipe_key(), vocabulary, files)
 
     def build(path: Path) -> None:
         progress("writing tiny models for the lab's Hub")
@@ -119,13 +125,21 @@ def hub_root(nodes: dict[str, Spec], progress: Progress = quiet) -> Path:
             folder = path / repo / revision
             folder.mkdir(parents=True)
             for file in names:
-                write = model.write_projector if "mmproj" in file else model.write_model
                 if not file.endswith(".gguf"):
                     raise LabError(f"{repo}: {file}: the lab can stand in for GGUF files only")
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                write(folder / file)
+                if "mmproj" in file:
+                    model.write_projector(folder / file)
+                else:
+                    model.write_model(folder / file, vocabulary)
 
     return cache.entry("hub", name, build, progress)
+
+
+def _vocabulary(on: Hardware | None, engine: Engine, progress: Progress) -> int:
+    """The vocabulary with which an answer takes a few seconds on the machines of a stage."""
+    slow = on is not None and emulated(engine, on, progress)
+    return model.EMULATED_VOCABULARY if slow else model.VOCABULARY
 
 
 def wheels(release: str, progress: Progress = quiet) -> Path:
@@ -220,7 +234,7 @@ def stage(
             sources(
                 engine,
                 network,
-                hub_root=hub or hub_root(nodes, progress),
+                hub_root=hub or hub_root(nodes, _vocabulary(built, engine, progress), progress),
                 wheels=wheels(release, progress),
                 packages=apt_repository.repository(packages, progress) if packages else None,
                 progress=progress,

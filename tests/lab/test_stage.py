@@ -13,6 +13,7 @@ import pytest
 
 from homeport.lab import LabError, cache, stage
 from homeport.lab.cache import quiet
+from homeport.lab.content import model
 from homeport.lab.machine import neighbour
 from homeport.lab.sources import Sources, sources
 
@@ -88,22 +89,29 @@ def test_a_build_without_an_end_is_the_lab_s_error(monkeypatch: pytest.MonkeyPat
         push(monkeypatch, Registry(), build)()
 
 
+def without_a_daemon(
+    monkeypatch: pytest.MonkeyPatch, hub_root: Callable[..., Path], *, emulated: bool = True
+) -> None:
+    """A stage for no machine, as far as `hub_root`."""
+    made = SimpleNamespace(keeping=False, network=lambda name: nullcontext(None))
+    monkeypatch.setattr(stage, "unbound", lambda inventory: {})
+    monkeypatch.setattr(stage, "require_host", lambda: None)
+    monkeypatch.setattr("homeport.lab.engine.engine", lambda progress: nullcontext(made))
+    monkeypatch.setattr(stage, "emulated", lambda *_: emulated)
+    monkeypatch.setattr(stage, "hub_root", hub_root)
+
+
 @pytest.mark.parametrize("error", [LabError("no boot"), None])
 def test_a_stage_that_fails_leaves_the_consoles(
     monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
-    made = SimpleNamespace(keeping=False, network=lambda name: nullcontext(None))
-
     def hub(*_: object) -> Path:
         (machine,) = cache.directory("stages").iterdir()
         (machine / "box").mkdir()
         (machine / "box" / "console.log").write_text("Kernel panic")
         raise error or KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "unbound", lambda inventory: {})
-    monkeypatch.setattr(stage, "require_host", lambda: None)
-    monkeypatch.setattr("homeport.lab.engine.engine", lambda progress: nullcontext(made))
-    monkeypatch.setattr(stage, "hub_root", hub)
+    without_a_daemon(monkeypatch, hub)
     expected = type(error) if error else KeyboardInterrupt
     with pytest.raises(expected), stage.stage(Path("box.py"), on="machine"):
         pass
@@ -111,6 +119,29 @@ def test_a_stage_that_fails_leaves_the_consoles(
     assert log.exists() == (error is not None)
     assert not log.exists() or "Kernel panic" in log.read_text()
     assert list(cache.directory("stages").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("on", "slow", "size"),
+    [
+        ("container", True, model.VOCABULARY),
+        ("machine", False, model.VOCABULARY),
+        ("machine", True, model.EMULATED_VOCABULARY),
+    ],
+)
+def test_an_emulated_machine_gets_models_of_fewer_words(
+    monkeypatch: pytest.MonkeyPatch, on: stage.Kind, slow: bool, size: int
+) -> None:
+    sizes: list[int] = []
+
+    def hub(nodes: object, vocabulary: int, progress: object) -> Path:
+        sizes.append(vocabulary)
+        raise LabError("enough seen")
+
+    without_a_daemon(monkeypatch, hub, emulated=slow)
+    with pytest.raises(LabError, match="enough seen"), stage.stage(Path("box.py"), on=on):
+        pass
+    assert sizes == [size]
 
 
 @pytest.mark.parametrize("made", [neighbour, sources])

@@ -161,6 +161,12 @@ class VirtualMachine(Driver):
                 time.sleep(0.5)
 
 
+def emulated(engine: Engine, hardware: Hardware, progress: Progress = quiet) -> bool:
+    """Whether QEMU translates a machine's code, for want of KVM."""
+    kernel = disk.bare_disk(engine, hardware, progress).kernel
+    return emulator.acceleration(engine, kernel, progress) == emulator.TRANSLATING
+
+
 @contextmanager
 def virtual_machine(
     engine: Engine,
