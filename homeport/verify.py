@@ -10,9 +10,12 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from homeport import report
 
@@ -99,24 +102,36 @@ def verify(inventory: Path, *, limit: tuple[str, ...] = (), expression: str = ""
 
 
 def print_result(result: Verification, output: str) -> None:
-    """One line per capability, then what failed with the check's own words."""
+    """One line per capability, then what failed or was left out, with the check's own words.
+
+    A capability that was left out whole is not called verified: its line says why.
+    """
     by_capability: dict[str, list[Check]] = {}
     for check in result.checks:
         by_capability.setdefault(check.capability, []).append(check)
     for capability, checks in by_capability.items():
-        failed = [check for check in checks if check.outcome == "failed"]
-        skipped = [check for check in checks if check.outcome == "skipped"]
-        mark = "[red]failed  [/]" if failed else "[green]verified[/]"
-        passed = len(checks) - len(failed) - len(skipped)
-        line = f"  {mark}  {capability}: {passed} of {len(checks)} checks pass"
-        report.console.print(f"{line}, {len(skipped)} skipped" if skipped else line)
-        for check in failed + skipped:
-            report.console.print(f"      {check.name}: {check.words.strip()}", markup=False)
+        counts = Counter(check.outcome for check in checks)
+        if counts["skipped"] == len(checks):
+            why = "; ".join(dict.fromkeys(check.words.strip() for check in checks))
+            report.console.print(f"  [dim]left out[/]  {capability}: {escape(why)}")
+            continue
+        mark = "[red]failed  [/]" if counts["failed"] else "[green]verified[/]"
+        report.console.print(f"  {mark}  {capability}: {_counted(counts)}")
+        for check in checks:
+            if check.outcome != "passed":
+                words = f"      {check.name}: {check.words.strip()}"
+                report.console.print(words, markup=False)
     if not result.ok:
         report.console.print(output[-8000:], markup=False)
     took = report.human_seconds(result.seconds)
-    good = sum(check.outcome == "passed" for check in result.checks)
-    report.console.print(f"{good} of {len(result.checks)} checks passed in {took}")
+    total = Counter(check.outcome for check in result.checks)
+    report.console.print(f"checks: {_counted(total)}, in {took}", markup=False)
+
+
+def _counted(outcomes: Counter[str]) -> str:
+    """ "3 passed, 1 failed": what there is of each outcome."""
+    words = [f"{outcomes[one]} {one}" for one in ("passed", "failed", "skipped") if outcomes[one]]
+    return ", ".join(words) or "there are none"
 
 
 def result_json(inventory: str, result: Verification) -> dict[str, Any]:
