@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import paramiko
 from pyinfra.api.exceptions import PyinfraError
@@ -32,18 +32,15 @@ def connect(host: Host) -> paramiko.SSHClient:
     return client
 
 
-def check_reachable(inventory: Path, limit: tuple[str, ...]) -> None:
-    """Connect to each host once. Raises `SpecError` with the cause for the first that cannot be."""
-    state, _ = begin(inventory, limit, check_for_changes=False)
-    for host in state.limit_hosts:
-        connect(host).close()
-
-
 def run_on(
-    inventory: Path, limit: tuple[str, ...], command: Callable[[Any], str]
+    inventory: Path,
+    limit: tuple[str, ...],
+    command: Callable[[Any], str],
+    to: BinaryIO | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Run `command(node)` as root on each host; yields (host name, exit status) as each ends.
 
+    What it says goes to `to`, or to standard output for None.
     Raises `SpecError` with the causes, after the last host, when some could not be asked to the
     end.
     """
@@ -51,7 +48,7 @@ def run_on(
     causes = []
     for host in state.limit_hosts:
         try:
-            status = _run(host, command(host.data.node))
+            status = _run(host, command(host.data.node), to or sys.stdout.buffer)
         except SpecError as error:
             causes.append(f"{host.name}: {error}")
         else:
@@ -60,13 +57,14 @@ def run_on(
         raise SpecError("\n".join(causes))
 
 
-def _run(host: Host, text: str) -> int:
-    """Run the shell `text` as root on `host`, and pass on what it says. Its exit status."""
+def _run(host: Host, text: str, to: BinaryIO) -> int:
+    """Run the shell `text` as root on `host`, and pass what it says on `to`. Its exit status."""
     client = connect(host)
     where = _where(host)
     try:
         with alive.in_words(client, where):
-            status = _pass_on(client, "sudo -n sh -s" if host.data.get("_sudo") else "sh -s", text)
+            shell = "sudo -n sh -s" if host.data.get("_sudo") else "sh -s"
+            status = _pass_on(client, shell, text, to)
             if status < 0:
                 alive.check(client, where)
                 raise SpecError(f"{where}: the command was ended before it was done")
@@ -77,14 +75,14 @@ def _run(host: Host, text: str) -> int:
         client.close()
 
 
-def _pass_on(client: paramiko.SSHClient, shell: str, text: str) -> int:
-    """Give `shell` the `text`; its exit status, negative when there is none."""
+def _pass_on(client: paramiko.SSHClient, shell: str, text: str, to: BinaryIO) -> int:
+    """Give `shell` the `text`, and `to` what it says; its exit status, negative for none."""
     channel = client.get_transport().open_session()  # type: ignore[union-attr]
     channel.set_combine_stderr(True)
     channel.exec_command(shell)
     channel.sendall(text.encode())
     channel.shutdown_write()
     while chunk := channel.recv(65536):
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
+        to.write(chunk)
+        to.flush()
     return channel.recv_exit_status()

@@ -28,3 +28,37 @@ def verb(stack: Stack | None, name: str, *words: str) -> str:
         "stop": f"systemctl stop {STACK_UNIT}\n",
     }
     return texts[name]
+
+
+# Waits for a machine that was switched on less than so many seconds ago.
+BOOTING_SECONDS = 900
+# A Docker that does not run is not asked: its socket would start it.
+SETTLE = """\
+starting() {
+  case $(systemctl is-system-running 2>/dev/null) in initializing|starting)
+    jobs=$(systemctl list-jobs --plain --no-legend | awk '$4 == "running" { print $2 }')
+    echo "${jobs:-systemd}" ;;
+  esac
+  if systemctl --quiet is-active docker.service; then
+    timeout 20 docker ps --filter health=starting --format '{{.Names}}'
+  fi
+}
+said=
+while read -r up _ </proc/uptime && [ "${up%.*}" -lt BOOTING ]; do
+  now=$(starting | sort | paste -sd ' ' -)
+  test -n "$now" || exit 0
+  test "$now" = "$said" || echo "NAME booted $((${up%.*} / 60)) min ago and still starts: $now"
+  said=$now
+  sleep 2
+done
+"""
+
+
+def settle(name: str) -> str:
+    """The shell text that waits, on the node `name`, for what it still starts since its boot: units
+    of systemd, and containers whose health nobody knows yet. It says what that is.
+
+    At most until `BOOTING_SECONDS` after the boot. A container that never gets well on a machine
+    that has been up for longer is nothing to wait for.
+    """
+    return SETTLE.replace("BOOTING", str(BOOTING_SECONDS)).replace("NAME", name)

@@ -81,7 +81,9 @@ def test_from_bare_to_proved_and_again_after_a_power_cut(
     on: Stage, tell: Callable[[str], None]
 ) -> None:
     box(on).power_cut()
-    box(on).start()
+    box(on).power_on()
+    box(on).wait_until("systemctl --quiet is-active ssh", timeout=120, what="ssh answers")
+    assert box(on).run("systemctl is-system-running").stdout.strip() == b"starting"
     verify(on)
     assert [driver(on, GUEST, n) for n in (0, 1)] == ["vfio-pci", "vfio-pci"]
     assert "vfio-pci" not in [driver(on, OWN, n) for n in (0, 1)]

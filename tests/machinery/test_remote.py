@@ -1,5 +1,6 @@
 """One command on each host: what it says, how it ended, and why it could not be asked."""
 
+import io
 import json
 import subprocess
 import sys
@@ -26,11 +27,8 @@ from homeport.spec import SpecError
 
 statuses, said = {}, ""
 try:
-    if sys.argv[2] == "check":
-        remote.check_reachable(Path(sys.argv[1]), ())
-    else:
-        for name, status in remote.run_on(Path(sys.argv[1]), (), lambda node: node):
-            statuses[name] = status
+    for name, status in remote.run_on(Path(sys.argv[1]), (), lambda node: node):
+        statuses[name] = status
 except SpecError as error:
     said = str(error)
 print(json.dumps([statuses, said]))
@@ -48,11 +46,11 @@ def _host(way: Way, tmp_path: Path, text: str, **changes: Any) -> dict[str, Any]
     return {**host_data(way, tmp_path), **strict, "node": text, **changes}
 
 
-def _begin(tmp_path: Path, hosts: dict[str, Any], what: str = "run") -> subprocess.Popen[str]:
+def _begin(tmp_path: Path, hosts: dict[str, Any]) -> subprocess.Popen[str]:
     pairs = [(f"@homeport/{name}", data) for name, data in hosts.items()]
     (tmp_path / "inventory.py").write_text(f"hosts = {pairs!r}\n")
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path / "inventory.py"), what],
+        [sys.executable, "-c", DRIVER, str(tmp_path / "inventory.py")],
         env={"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -89,8 +87,6 @@ def test_a_host_that_is_down_does_not_keep_the_others_from_answering(
     assert first.startswith("down: kim@127.0.0.1:1: no ssh connection: Connection refused: `ssh -v")
     assert second.startswith(f"stranger: kim@127.0.0.1:{way.port}: ")
     assert "host key" in second.lower()
-    _, _, cause = _end(_begin(tmp_path, hosts, "check"))
-    assert cause.startswith("kim@127.0.0.1:1: no ssh connection")
 
 
 def test_a_connection_that_breaks_is_said_in_words(way: Way, tmp_path: Path) -> None:
@@ -111,7 +107,6 @@ def test_the_users_own_ssh_configuration_counts(way: Way, tmp_path: Path) -> Non
     (tmp_path / ".ssh" / "config").write_text("Host behind-a-jump\n  HostName 127.0.0.1\n")
     hosts = {"far": _host(way, tmp_path, "echo here\n", ssh_hostname="behind-a-jump")}
     assert _end(_begin(tmp_path, hosts)) == ("here", {"far": 0}, "")
-    assert _end(_begin(tmp_path, hosts, "check")) == ("", {}, "")
 
 
 def test_a_connection_that_is_gone_before_the_command_is_said_in_words(
@@ -129,4 +124,4 @@ def test_a_connection_that_is_gone_before_the_command_is_said_in_words(
     data = {"ssh_user": "kim", "ssh_hostname": "far", "ssh_port": 22}
     host: Any = SimpleNamespace(data=HostData(None, data))  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="the connection to kim@far:22 broke: connection reset"):
-        remote._run(host, "true")
+        remote._run(host, "true", io.BytesIO())
