@@ -137,7 +137,7 @@ def hub_root(
 
 
 def _vocabulary(on: Hardware | None, engine: Engine, progress: Progress) -> int:
-    """The vocabulary with which an answer takes a few seconds on the machines of a stage."""
+    """The vocabulary with which a stream takes seconds, not minutes, on a stage's machines."""
     slow = on is not None and emulated(engine, on, progress)
     return model.EMULATED_VOCABULARY if slow else model.VOCABULARY
 

@@ -7,7 +7,7 @@ import pytest
 
 from deploys.stack.verbs import BOOTING_SECONDS, settle
 
-# Each `sleep` is one step further into the boot; `$STEPS` says which steps see what.
+# Each `sleep` is one step further; at `$BOOTED` systemd has started, at `$HEALTHY` the container.
 PLAYED = {
     "systemctl": """\
 now=$(cat "$PLAY/now")

@@ -27,7 +27,7 @@ FEED_FORWARD = 512
 # more than 2 s, which is what a test of streaming needs. Few layers do: each costs every thread a
 # wait for the others, which on a busy machine with few cores is what makes an engine stumble.
 VOCABULARY = 393216
-# Where a processor is emulated a token of all that takes 0.7 s; of this, still 50 ms and more.
+# Where a processor is emulated a token of all that takes 0.7 s, and those 400 five minutes.
 EMULATED_VOCABULARY = 32768
 CONTEXT = 131072
 STEADY = 0
