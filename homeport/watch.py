@@ -25,6 +25,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gevent
+import gevent.event
+
 from homeport import report
 from homeport.spec import SpecError
 from homeport.teller import Teller
@@ -38,6 +41,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 SHORTEST = 10
 # Seconds after which a check is ended: a hundred nodes that all hang take less.
 LIMIT = 600
+# Seconds between two looks whether a check is over.
+POLL = 0.1
 
 
 def seconds(text: str) -> int:
@@ -78,9 +83,13 @@ def check_options(
 
 
 def check(
-    inventory: Path, limit: tuple[str, ...], names: Iterable[str], patience: float = LIMIT
+    inventory: Path,
+    limit: tuple[str, ...],
+    names: Iterable[str],
+    patience: float = LIMIT,
+    wait: Callable[[float], None] = time.sleep,
 ) -> list[dict[str, Any]]:
-    """The `hosts` of one `drift --json`, made in a process of its own.
+    """The `hosts` of one `drift --json`, made in a process of its own, waited for by `wait`.
 
     When that says nothing, each of `names` is unknown, for the reason that it gave.
     """
@@ -100,10 +109,12 @@ def check(
                 start_new_session=True,
             )
             try:
-                run.wait(timeout=patience)
+                until = time.monotonic() + patience
+                while run.poll() is None and time.monotonic() < until:
+                    wait(POLL)
                 said = words.read_text(errors="replace")
-            except subprocess.TimeoutExpired:
-                said = f"the check took longer than {patience:g} s"
+                if run.poll() is None:
+                    said = f"the check took longer than {patience:g} s"
             finally:
                 _end(run)
         try:
@@ -170,10 +181,14 @@ def serve(
         teller.told.close()  # the error holds on to it
         raise
 
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(0)
+    # Read at the waits alone: an exception in the middle of what cleans up would break that.
+    is_told_to_end = gevent.event.Event()
+    gevent.signal_handler(signal.SIGTERM, is_told_to_end.set)
 
-    signal.signal(signal.SIGTERM, end)
+    def wait(seconds: float) -> None:
+        if is_told_to_end.wait(seconds):
+            raise SystemExit(0)
+
     report.console.print(
         f"checking {', '.join(names)} every {report.human_seconds(every)}; "
         f"{teller.webhook.shown} is told what changes",
@@ -182,8 +197,8 @@ def serve(
 
     def look() -> list[dict[str, Any]]:
         nonlocal names
-        hosts = check(inventory, limit, names)
+        hosts = check(inventory, limit, names, wait=wait)
         names = [host["name"] for host in hosts]
         return hosts
 
-    watch(look, teller, all_of_them=not limit)
+    watch(look, teller, all_of_them=not limit, wait=wait)

@@ -590,13 +590,13 @@ def test_what_a_check_leaves_behind_is_not_waited_for(program: Callable[[str], N
 def test_an_inventory_that_went_wrong_before_the_start_is_told(
     iona: Desk, hook: Hook, program: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def twice(look: Callable[[], Check], teller: Teller, *, all_of_them: bool) -> None:
+    def twice(look: Callable[[], Check], teller: Teller, *, all_of_them: bool, **_: Any) -> None:
         iona.teller = teller
         iona.checks(look(), look(), all_of_them=all_of_them)
         teller.told.close()
 
     monkeypatch.setattr(watch, "watch", twice)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("gevent.signal_handler", lambda *_: None)
     program("sys.exit('line 1: it is not closed')")
     iona.path.write_text("hosts = [")
     with pytest.raises(SpecError, match="SyntaxError"):  # nothing is known of it
@@ -655,6 +655,20 @@ watch.PROGRAM = (sys.executable, "-Ic", {PROGRAM!r} + sys.argv.pop(1))
 from homeport.cli import main
 main(prog_name="homeport")
 """
+# The signal comes while a check is cleaned up after.
+IN_CLEANING = f"""
+import os, signal, tempfile
+class Directory(tempfile.TemporaryDirectory):
+    def cleanup(self):
+        close = os.close
+        def close_and_more(fd):
+            close(fd)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.close = close_and_more
+        super().cleanup()
+        os.close = close
+tempfile.TemporaryDirectory = Directory
+{DRIVER}"""
 
 
 @pytest.mark.parametrize(
@@ -681,3 +695,25 @@ def test_it_ends_when_it_is_told_to(
     assert "checking @local every 60 min 00 s; http://x/… is told what changes" in said
     assert "Traceback" not in said
     until(lambda: gone(pids))
+
+
+def test_what_a_check_leaves_is_cleaned_up_before_it_ends(desk: Path, hook: Hook) -> None:
+    (desk / "iona.py").write_text("hosts = ['@local']\n")
+    there = desk / "tmp"
+    there.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_CLEANING, "answer()", "drift", "iona.py", "--every", "1h"],
+        cwd=desk,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(there),
+            "HOMEPORT_TELL": "http://x",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [*there.iterdir()] == []
