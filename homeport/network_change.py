@@ -3,6 +3,9 @@
 Before the change a timer is armed on the node (`homeport_node/network_change.py`); the change is
 made by the node itself, detached from the connection; the desk then comes over a new connection
 and stops the timer. Where it cannot, the node is as it was after `SECONDS`, and the run fails.
+The connection may be cut before the node has answered that it began, or some seconds after the
+change is over: the first is no failure yet, and the node calls the change done only `SETTLES`
+seconds after its end.
 """
 
 import time
@@ -14,8 +17,9 @@ from pyinfra.api import FunctionCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
+from homeport.alive import ConnectionLost
 from homeport.observe import act
-from homeport_node.network_change import DONE, REVERTED, STATE
+from homeport_node.network_change import DONE, KEPT, REVERTED, STATE
 
 SECONDS = 120  # from arming to taking back; a change of ours ends within 60
 AFTERWARDS = 90  # seconds besides, for the way back and a new connection
@@ -32,28 +36,54 @@ def reverting(
     `commands` are shell text that may cut the connection. All of it is taken back when it fails, or
     when the node cannot be reached over a new connection after it.
     """
+    made = [*commands]
+
+    # pyinfra calls it in the host's own greenlet for the names of its two arguments.
+    def change(state: State, host: Host) -> bool:
+        words = begin(host, made) or confirm(host)
+        if words:
+            pyinfra.logger.error(words)
+            setattr(host.connector, "lost", words)  # noqa: B010  # ours says by it why a run ended
+        return not words
+
+    change.__doc__ = f"detached, and taken back unless confirmed: {'; '.join(made)}"
     yield act("network_change", "arm", files=[*files], seconds=SECONDS)
     yield from before
-    yield act("network_change", "start", commands=[*commands])
-    yield FunctionCommand(_kept, (), {})
+    yield FunctionCommand(change, (), {})
 
 
-def _run(machine: Host, command: StringCommand) -> tuple[bool, str]:
-    """Whether `command` went well over a new connection, and what it said. Raises without one."""
+def begin(machine: Host, commands: list[str]) -> str:
+    """Have the node begin `commands`. "" unless they were refused; else why.
+
+    Whether they were begun is not known when the connection breaks: `confirm` finds it out.
+    """
+    try:
+        good, output = _ask(machine, act("network_change", "start", commands=commands))
+    except ConnectionLost:
+        return ""
+    return "" if good else f"the network change was not begun: {output.strip()}"
+
+
+def _ask(machine: Host, command: StringCommand) -> tuple[bool, str]:
+    """Whether `command` went well, and what it said. Raises `ConnectionLost`."""
+    good, output = machine.run_shell_command(command, _sudo=bool(machine.data.get("_sudo")))
+    return good, output.output
+
+
+def _ask_anew(machine: Host, command: StringCommand) -> tuple[bool, str]:
+    """As `_ask`, over a new connection. Raises without one."""
     client = getattr(machine.connector, "client", None)
     if client is not None:
         client.close()
     machine.connected = False
     machine.connect(show_errors=False, raise_exceptions=True)
-    sudo = bool(machine.data.get("_sudo"))
-    good, output = machine.run_shell_command(command, _sudo=sudo)
-    return good, output.output
+    return _ask(machine, command)
 
 
 def confirm(
     machine: Host,
     *,
-    attempt: Callable[[Host, StringCommand], tuple[bool, str]] = _run,
+    attempt: Callable[[Host, StringCommand], tuple[bool, str]] = _ask_anew,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
@@ -62,13 +92,15 @@ def confirm(
     while clock() - began < SECONDS + AFTERWARDS:
         sleep(PAUSE)
         try:
-            _, found = attempt(machine, LOOK)
-            if REVERTED in found.split():
+            found = attempt(machine, LOOK)[1].split()
+            if REVERTED in found:
                 return (
                     f"the network change cut the connection to {machine.name}, which was there "
                     f"again after {clock() - began:.0f} s: the change was taken back"
                 )
-            if DONE not in found.split():
+            if KEPT in found:
+                return ""
+            if DONE not in found:
                 continue
             good, said = attempt(machine, act("network_change", "confirm"))
             return "" if good else f"the network change was not kept: {said.strip()}"
@@ -78,12 +110,3 @@ def confirm(
         f"{machine.name} cannot be reached {SECONDS + AFTERWARDS} s after its network change "
         f"({last}): look at its console; it takes the change back by itself"
     )
-
-
-# pyinfra calls it in the host's own greenlet for the names of its first two arguments.
-def _kept(state: State, host: Host) -> bool:
-    words = confirm(host)
-    if words:
-        pyinfra.logger.error(words)
-        setattr(host.connector, "lost", words)  # noqa: B010  # ours says by it why a run ended
-    return not words

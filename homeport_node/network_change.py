@@ -21,7 +21,10 @@ REVERT, CHANGE = "homeport-network-revert", "homeport-network-change"
 MANAGER = "NetworkManager.service"
 # Who else may keep the network: each brings its addresses back when it is restarted.
 OTHERS = ("systemd-networkd.service", "networking.service")
-DONE, REVERTED, WORDS = "done", "reverted", "words"
+# Seconds from the end of a change until it counts as done: what it set off may cut the connection
+# yet. nmcli returns before NetworkManager's dispatcher has run its scripts for the new connection.
+SETTLES = 5
+DONE, KEPT, REVERTED, WORDS = "done", "kept", "reverted", "words"
 
 
 def _active(unit: str) -> bool:
@@ -107,13 +110,15 @@ def arm(files: "list[str]", seconds: int) -> "str | None":
 
 
 def start(commands: "list[str]") -> "str | None":
-    """Begin `commands`, each only if those before went well; their end is in the state's folder."""
+    """Begin `commands`, each only if those before went well. How they ended is in the state's
+    folder, `SETTLES` seconds after they went well."""
     if not _active(f"{REVERT}.timer"):
         return "the timer that would take the network change back does not run: converge again"
     script = STATE / "change"
     body = "".join(f"{line}\n" for line in commands)
     script.write_text(
-        f"set -e\nexec >{STATE / WORDS} 2>&1\ntrap 'echo $? >{STATE / DONE}' 0\n{body}"
+        f"set -e\nexec >{STATE / WORDS} 2>&1\ntrap 'echo $? >{STATE / DONE}' 0\n"
+        f"{body}sleep {SETTLES}\n"
     )
     began = run("systemd-run", f"--unit={CHANGE}", "--collect", "sh", str(script))
     return None if began.ok else f"systemd-run: {began.err.strip()}"
@@ -133,5 +138,8 @@ def confirm() -> "str | None":
     # A timer that is stopped does not stop what it has started, which may be over by now.
     if _active(f"{REVERT}.service") or (STATE / REVERTED).exists():
         return "it is being taken back"
+    # All but one word goes: the desk that does not hear this answer asks again.
     shutil.rmtree(STATE, ignore_errors=True)
+    STATE.mkdir(mode=0o700)
+    (STATE / KEPT).touch()
     return None

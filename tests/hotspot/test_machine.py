@@ -5,6 +5,7 @@ The access point is NetworkManager's, the radios are the kernel's (mac80211_hwsi
 
 import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from homeport.lab.vm.client import Client
 from homeport.lab.vm.machine import VirtualMachine
 from homeport.network_change import AFTERWARDS, SECONDS
 from homeport_node.hotspot import CONNECTION, PROFILE
+from homeport_node.network_change import STATE
 from tests.hotspot.seat import SEAT
 from tests.lab.box import HARDWARE
 
@@ -28,12 +30,19 @@ pytestmark = pytest.mark.machine
 HERE = Path(__file__).parent
 UP = f"nmcli -g GENERAL.STATE connection show {CONNECTION} | grep -qx activated"
 
+# The desk's network goes, once: as when it and the hotspot were on one radio.
+CUT = "[ ! -e /run/lab-cut ] && touch /run/lab-cut && sleep {after} && ip link set dev {link} down"
 # A script of NetworkManager's dispatcher, see NetworkManager-dispatcher(8).
 CUT_FILE = "/etc/NetworkManager/dispatcher.d/50-lab-cut"
-CUT = """#!/bin/sh
-[ "$2" = up ] && [ ! -e /run/lab-cut ] && touch /run/lab-cut && ip link set dev {link} down
-exit 0
-"""
+# When it goes, with the seconds after the event that tells that the hotspot is up; None: as soon as
+# the change is written down, before anything has begun it.
+CUTS = {
+    "as it comes up": 0,
+    "after it is up": 4,
+    "before the node has answered": None,
+}
+# The soak has the others.
+AT_ONCE = ("as it comes up",)
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +99,22 @@ def test_a_removed_names_file_is_named_and_comes_back(
         client.leave()
 
 
+@pytest.mark.parametrize(
+    "when", [pytest.param(one, marks=() if one in AT_ONCE else pytest.mark.soak) for one in CUTS]
+)
 def test_a_change_that_cuts_the_connection_takes_itself_back(
-    built: Stage, machine: VirtualMachine
+    built: Stage, machine: VirtualMachine, when: str
 ) -> None:
-    """Once, as the hotspot comes up, the desk's network goes: as when both were on one radio."""
     (route,) = json.loads(machine.succeed("ip -json route get 192.0.2.1"))
-    machine.put(CUT_FILE, CUT.format(link=route["dev"]).encode(), mode=0o755)
-    machine.succeed(f"rm -f {NAMES_FILE}")
+    after = CUTS[when]
+    cut = CUT.format(after=after or 0, link=route["dev"])
+    if after is None:
+        changed = f"--path-property=PathModified={STATE / 'change'}"
+        machine.succeed(f"systemd-run --unit=lab-cut {changed} sh -c {shlex.quote(cut)}")
+    else:
+        script = f'#!/bin/sh\n[ "$2" = up ] && {cut}\nexit 0\n'
+        machine.put(CUT_FILE, script.encode(), mode=0o755)
+    machine.succeed(f"rm -f {NAMES_FILE} /run/lab-cut")
     began = time.monotonic()
     try:
         done = homeport(built, "converge", str(built.inventory))
@@ -109,7 +127,7 @@ def test_a_change_that_cuts_the_connection_takes_itself_back(
         # The run's own steps, then the time that is stated, then a new connection.
         assert took < SECONDS + AFTERWARDS + 60 * machine.patience
     finally:
-        machine.run(f"rm -f {CUT_FILE} && sync")
+        machine.run(f"systemctl stop lab-cut.path; rm -f {CUT_FILE} && sync")
     machine.wait_for_open_port(22)
     converge(built)
     assert converge(built)["changed"] == 0

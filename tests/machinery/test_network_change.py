@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 
 from homeport import network_change as desk
+from homeport.alive import ConnectionLost
+from homeport.pending import command_texts
 from homeport_node import network_change as aboard
 from homeport_node.common import Ran
 
-MACHINE: Any = SimpleNamespace(name="iona")
+MACHINE: Any = SimpleNamespace(name="iona", data={})
 ADDRESSES = """[
  {"ifname": "lo", "flags": ["LOOPBACK", "UP"], "addr_info": []},
  {"ifname": "eth0", "flags": ["UP"], "addr_info": [
@@ -113,8 +116,11 @@ def test_how_a_change_ended_is_noted(
 ) -> None:
     node(monkeypatch, f"{aboard.REVERT}.timer")
     state.mkdir()
+    monkeypatch.setattr(aboard, "SETTLES", 0.5)
     assert aboard.start([command, "echo then"]) is None
+    began = time.monotonic()
     subprocess.run(["sh", state / "change"], check=False)
+    assert (time.monotonic() - began > 0.5) is (status == "0")
     assert (state / aboard.DONE).read_text().strip() == status
     assert ("then" in (state / aboard.WORDS).read_text()) is (status == "0")
 
@@ -145,6 +151,8 @@ def test_confirming(
     assert (said is None) is (words == "")
     assert words in (said or "")
     assert (("systemctl", "stop", f"{aboard.REVERT}.timer") in found.ran) is stopped
+    if said is None:
+        assert [path.name for path in state.iterdir()] == [aboard.KEPT]
 
 
 def test_a_way_back_that_has_begun_is_not_called_kept(
@@ -199,12 +207,13 @@ CUT = OSError("no route to host")
     ("answers", "words"),
     [
         ([(True, "revert"), CUT, (True, "done revert"), (True, "")], None),
+        ([CUT, (True, "done revert"), CUT, (True, "kept")], None),
         ([CUT, CUT, (True, "done reverted")], "cut the connection to iona.*after 6 s.*taken back"),
         ([(True, "done"), (False, "it failed")], "was not kept: it failed"),
         ([CUT], "iona cannot be reached 210 s after.*no route to host"),
         ([(True, "revert")], "it does not end"),
     ],
-    ids=["kept", "cut", "failed", "gone", "never ends"],
+    ids=["kept", "kept, and the answer lost", "cut", "failed", "gone", "never ends"],
 )
 def test_what_the_desk_makes_of_it(answers: list[Any], words: str | None) -> None:
     found = Desk(*answers).confirm()
@@ -213,3 +222,27 @@ def test_what_the_desk_makes_of_it(answers: list[Any], words: str | None) -> Non
     else:
         assert "\n" not in found
         assert re.search(words, found), found
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((True, ""), ""),
+        ((False, "no timer"), "the network change was not begun: no timer"),
+        (ConnectionLost("no sign of life"), ""),
+    ],
+    ids=["begun", "refused", "cut before its answer"],
+)
+def test_a_cut_before_the_answer_is_no_failure_yet(answer: Any, words: str) -> None:
+    def run_shell_command(*_: Any, **__: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer[0], SimpleNamespace(output=answer[1])
+
+    machine: Any = SimpleNamespace(data={}, run_shell_command=run_shell_command)
+    assert desk.begin(machine, ["true"]) == words
+
+
+def test_what_it_would_do_is_shown() -> None:
+    *_, last = desk.reverting([], [], ["nmcli connection up x", "true"])
+    assert "nmcli connection up x; true" in command_texts(last)[1]
