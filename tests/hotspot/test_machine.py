@@ -109,8 +109,9 @@ def test_a_change_that_cuts_the_connection_takes_itself_back(
     after = CUTS[when]
     cut = CUT.format(after=after or 0, link=route["dev"])
     if after is None:
-        changed = f"--path-property=PathModified={STATE / 'change'}"
-        machine.succeed(f"systemd-run --unit=lab-cut {changed} sh -c {shlex.quote(cut)}")
+        written = f"--path-property=PathExists={STATE / 'change'}"
+        once = shlex.quote(f"{cut}; sleep 600")  # it would be started again and again
+        machine.succeed(f"rm -rf {STATE}; systemd-run --unit=lab-cut {written} sh -c {once}")
     else:
         script = f'#!/bin/sh\n[ "$2" = up ] && {cut}\nexit 0\n'
         machine.put(CUT_FILE, script.encode(), mode=0o755)
@@ -127,7 +128,7 @@ def test_a_change_that_cuts_the_connection_takes_itself_back(
         # The run's own steps, then the time that is stated, then a new connection.
         assert took < SECONDS + AFTERWARDS + 60 * machine.patience
     finally:
-        machine.run(f"systemctl stop lab-cut.path; rm -f {CUT_FILE} && sync")
+        machine.run(f"systemctl stop lab-cut.path lab-cut.service; rm -f {CUT_FILE} && sync")
     machine.wait_for_open_port(22)
     converge(built)
     assert converge(built)["changed"] == 0
