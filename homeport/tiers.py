@@ -46,7 +46,7 @@ MACHINE = ("-m", "machine and not soak", "-v", "--durations=15")
 UNIT_HALF = ("tests/drift", "tests/lab", "tests/reboot")
 # They share one Iona.
 CONTAINER_HALF = tuple(f"tests/lab/test_{one}.py" for one in ("iona", "random_drift", "guard"))
-MACHINE_HALF = ("tests/kernel_cmdline", "tests/hotspot", "tests/lab/test_vm.py")
+MACHINE_HALF = ("tests/kernel_cmdline", "tests/hotspot")
 # It watches the whole host.
 CONTAINER_ALONE = "tests/lab/test_host_unchanged.py"
 

@@ -4,12 +4,15 @@ import contextlib
 import dataclasses
 import pathlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from homeport.lab import LabError
+from homeport.lab.vm.agent import AgentGone
+from homeport.lab.vm.machine import VirtualMachine
 from tests.lab.box import HARDWARE, Box, box, cmdline
 
 pytestmark = pytest.mark.machine
@@ -51,17 +54,41 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    """A machine that came up with `GOOD`, which is its default since."""
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """The machine, which no converge has seen yet: for the first test alone."""
     with box(tmp_path_factory.mktemp("box"), cmdline(GOOD, TRIAL_SECONDS)) as one:
-        code, said, _ = one.converge()
-        assert code == 0, said
         yield one
+
+
+@pytest.fixture(scope="module")
+def made(bare: Box) -> Box:
+    """The machine, which came up with `GOOD`; that is its default since."""
+    code, said, _ = bare.converge()
+    assert code == 0, said
+    return bare
 
 
 def left(one: Box) -> list[str]:
     """What is there of a trial."""
     return one.machine.succeed(TRACES).splitlines()
+
+
+def cut_off(machine: VirtualMachine) -> None:
+    """Cut the power and boot again; that it was no shutdown."""
+    machine.succeed("echo unwritten > /run/gone; echo kept > /root/kept; sync")
+    before, addresses = machine.boot_id, machine.addresses
+    machine.power_cut()
+    with pytest.raises(AgentGone):
+        machine.run("true", timeout=1)
+    machine.start()
+    assert machine.boot_id != before
+    assert machine.addresses == addresses
+    machine.succeed(f"ip address | grep -F ' {addresses[-1]}/'")
+    assert machine.succeed("cat /root/kept") == "kept"
+    machine.fail("test -e /run/gone")
+    shown = machine.succeed("journalctl -b -1 --no-pager -o cat")
+    assert "Started" in shown, "without the journal of the boot before this would prove nothing"
+    assert not re.search("Reached target.*Shutdown", shown)
 
 
 def settled(one: Box, parameters: str, without: str = "") -> None:
@@ -77,10 +104,28 @@ def settled(one: Box, parameters: str, without: str = "") -> None:
     assert left(one) == []
 
 
+def test_the_machine_is_bare_and_whole(bare: Box) -> None:
+    machine = bare.machine
+    for program in ("docker", "caddy", "nmcli", "pip3", "iw"):
+        machine.fail(f"command -v {program}")
+    assert machine.succeed("systemctl is-system-running") == "running"
+    for number, card in enumerate(("0000:01:00.0", "0000:02:00.0")):
+        found = machine.succeed(f"readlink -f /sys/bus/pci/devices/{card}")
+        slot = HARDWARE.card(number)["place"].split("/")[1]
+        assert found == f"/sys/devices/pci0000:00/0000:00:{slot}/{card}"
+        groups = [
+            machine.succeed(f"readlink /sys/bus/pci/devices/{card[:-1]}{function}/iommu_group")
+            for function in (0, 1)
+        ]
+        assert groups[0] == groups[1]
+    one = "for d in $(dirname $(grep -l '^0x0[23]' /sys/bus/pci/devices/*/class)); do"
+    groups = machine.succeed(f"{one} readlink $d/iommu_group; done").splitlines()
+    assert len({*groups}) == len(groups) == 4, "two network cards and two display devices, apart"
+
+
 def test_a_new_command_line_is_tried_kept_and_survives_a_power_cut(made: Box) -> None:
     settled(made, GOOD)
-    made.machine.power_cut()
-    made.machine.start()
+    cut_off(made.machine)
     assert GOOD in made.cmdline()
     assert "homeport.trial" not in " ".join(made.cmdline())
     code, said, _ = made.converge()

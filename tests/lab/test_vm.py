@@ -1,11 +1,9 @@
-"""What speaks with a virtual machine, without one; and that a booted one is bare."""
+"""What speaks with a virtual machine, without one."""
 
 import base64
 import json
-import re
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from homeport.lab import LabError
 from homeport.lab.vm.agent import SENTINEL, Agent, AgentGone
 from homeport.lab.vm.emulator import Hardware
 from homeport.lab.vm.machine import command_line, placed
-from tests.lab.box import Box, box
 
 
 class Guest:
@@ -144,48 +141,3 @@ def test_each_machine_has_a_card_of_its_own() -> None:
         if "mac=" in word
     }
     assert cards == {"52:54:00:d6:01:0c", "52:54:00:d6:01:0d"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    with box(tmp_path_factory.mktemp("box")) as one:
-        yield one
-
-
-@pytest.mark.machine
-def test_a_machine_is_bare_and_whole(made: Box) -> None:
-    machine = made.machine
-    for program in ("docker", "caddy", "nmcli", "pip3", "iw"):
-        machine.fail(f"command -v {program}")
-    assert machine.succeed("systemctl is-system-running") == "running"
-    for number, card in enumerate(("0000:01:00.0", "0000:02:00.0")):
-        found = machine.succeed(f"readlink -f /sys/bus/pci/devices/{card}")
-        slot = Hardware().card(number)["place"].split("/")[1]
-        assert found == f"/sys/devices/pci0000:00/0000:00:{slot}/{card}"
-        groups = [
-            machine.succeed(f"readlink /sys/bus/pci/devices/{card[:-1]}{function}/iommu_group")
-            for function in (0, 1)
-        ]
-        assert groups[0] == groups[1]
-    one = "for d in $(dirname $(grep -l '^0x0[23]' /sys/bus/pci/devices/*/class)); do"
-    groups = machine.succeed(f"{one} readlink $d/iommu_group; done").splitlines()
-    assert len({*groups}) == len(groups) == 4, "two network cards and two display devices, apart"
-
-
-@pytest.mark.machine
-def test_a_power_cut_is_no_shutdown(made: Box) -> None:
-    machine = made.machine
-    machine.succeed("echo unwritten > /run/gone; echo kept > /root/kept; sync")
-    before, addresses = machine.boot_id, machine.addresses
-    machine.power_cut()
-    with pytest.raises(AgentGone):
-        machine.run("true", timeout=1)
-    machine.start()
-    assert machine.boot_id != before
-    assert machine.addresses == addresses
-    machine.succeed(f"ip address | grep -F ' {addresses[-1]}/'")
-    assert machine.succeed("cat /root/kept") == "kept"
-    machine.fail("test -e /run/gone")
-    shown = machine.succeed("journalctl -b -1 --no-pager -o cat")
-    assert "Started" in shown, "without the journal of the boot before this would prove nothing"
-    assert not re.search("Reached target.*Shutdown", shown)
