@@ -102,7 +102,8 @@ class HomeportConnector(SSHConnector):
         self._uploads = ""  # a node that was rebooted has an empty /tmp
 
     def _remove_uploads(self) -> None:
-        if self._uploads and self.client is not None:
+        # A connection that could not be made leaves a client without a transport.
+        if self._uploads and self.client is not None and self.client.get_transport() is not None:
             with contextlib.suppress(OSError, paramiko.SSHException):
                 self.run_shell_command(StringCommand("rm", "-rf", self._uploads))
                 self._uploads = ""

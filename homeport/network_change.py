@@ -12,20 +12,23 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+import paramiko
 import pyinfra
 from pyinfra.api import FunctionCommand, StringCommand
 from pyinfra.api.host import Host
 from pyinfra.api.state import State
 
-from homeport.alive import ConnectionLost
 from homeport.observe import act
-from homeport_node.network_change import DONE, KEPT, REVERTED, STATE
+from homeport_node.network_change import DONE, KEPT, RESTARTED, REVERTED, STATE
 
-SECONDS = 120  # from arming to taking back; a change of ours ends within 60
+SECONDS = 120  # from arming to taking back; a change of ours ends within 80
 AFTERWARDS = 90  # seconds besides, for the way back and a new connection
 PAUSE = 2.0  # seconds between two attempts
+# Seconds for one answer: a connection that is gone must not take all of the time there is.
+ANSWER = 30
 
-LOOK = StringCommand(f"ls {STATE} 2>/dev/null || echo {REVERTED}")
+NOTHING = "nothing"  # /run was emptied, by a boot
+LOOK = StringCommand(f"ls {STATE} 2>/dev/null || echo {NOTHING}")
 
 
 def reverting(
@@ -55,18 +58,19 @@ def reverting(
 def begin(machine: Host, commands: list[str]) -> str:
     """Have the node begin `commands`. "" unless they were refused; else why.
 
-    Whether they were begun is not known when the connection breaks: `confirm` finds it out.
+    Whether they were begun is not known without an answer: `confirm` finds it out.
     """
     try:
         good, output = _ask(machine, act("network_change", "start", commands=commands))
-    except ConnectionLost:
+    except (OSError, paramiko.SSHException):  # ConnectionLost and TimeoutError are OSErrors
         return ""
     return "" if good else f"the network change was not begun: {output.strip()}"
 
 
 def _ask(machine: Host, command: StringCommand) -> tuple[bool, str]:
-    """Whether `command` went well, and what it said. Raises `ConnectionLost`."""
-    good, output = machine.run_shell_command(command, _sudo=bool(machine.data.get("_sudo")))
+    """Whether `command` went well, and what it said. Raises `ConnectionLost`, `TimeoutError`."""
+    sudo = bool(machine.data.get("_sudo"))
+    good, output = machine.run_shell_command(command, _sudo=sudo, _timeout=ANSWER)
     return good, output.output
 
 
@@ -88,25 +92,28 @@ def confirm(
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """ "" once the change is confirmed over a new connection; else what became of it."""
-    began, last = clock(), "it does not end"
+    began, last, by_itself = clock(), "it does not end", "it takes the change back by itself"
     while clock() - began < SECONDS + AFTERWARDS:
         sleep(PAUSE)
         try:
             found = attempt(machine, LOOK)[1].split()
+            if KEPT in found:
+                return ""
+            if NOTHING in found:
+                return f"the network change of {machine.name} is not confirmed: {RESTARTED}"
             if REVERTED in found:
                 return (
                     f"the network change cut the connection to {machine.name}, which was there "
                     f"again after {clock() - began:.0f} s: the change was taken back"
                 )
-            if KEPT in found:
-                return ""
             if DONE not in found:
                 continue
+            by_itself = "whether it took the change back or kept it is not known"
             good, said = attempt(machine, act("network_change", "confirm"))
             return "" if good else f"the network change was not kept: {said.strip()}"
         except Exception as error:  # noqa: BLE001  # a network in change fails in many ways
             last = f"{type(error).__name__}: {error}"
     return (
         f"{machine.name} cannot be reached {SECONDS + AFTERWARDS} s after its network change "
-        f"({last}): look at its console; it takes the change back by itself"
+        f"({last}): look at its console; {by_itself}"
     )

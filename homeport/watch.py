@@ -112,6 +112,7 @@ def check(
                 until = time.monotonic() + patience
                 while run.poll() is None and time.monotonic() < until:
                     wait(POLL)
+                wait(0)  # whoever has ended the check may have told this process to end
                 said = words.read_text(errors="replace")
                 if run.poll() is None:
                     said = f"the check took longer than {patience:g} s"

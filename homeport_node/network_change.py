@@ -25,6 +25,7 @@ OTHERS = ("systemd-networkd.service", "networking.service")
 # yet. nmcli returns before NetworkManager's dispatcher has run its scripts for the new connection.
 SETTLES = 5
 DONE, KEPT, REVERTED, WORDS = "done", "kept", "reverted", "words"
+RESTARTED = "the node was started anew before it was confirmed, and has it still: converge again"
 
 
 def _active(unit: str) -> bool:
@@ -94,7 +95,9 @@ def arm(files: "list[str]", seconds: int) -> "str | None":
         return "an earlier network change is on trial still and takes itself back: converge again"
     shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir(mode=0o700)
-    lines = [*file_lines(files), *network_lines(), f"touch {STATE / REVERTED}"]
+    # A change that still goes on would go on after the way back.
+    lines = [f"systemctl stop {CHANGE}.service"]
+    lines += [*file_lines(files), *network_lines(), f"touch {STATE / REVERTED}"]
     (STATE / "revert").write_text("".join(f"{line}\n" for line in lines))
     timer = run(
         "systemd-run",
@@ -112,8 +115,10 @@ def arm(files: "list[str]", seconds: int) -> "str | None":
 def start(commands: "list[str]") -> "str | None":
     """Begin `commands`, each only if those before went well. How they ended is in the state's
     folder, `SETTLES` seconds after they went well."""
-    if not _active(f"{REVERT}.timer"):
-        return "the timer that would take the network change back does not run: converge again"
+    # The timer stays active while what it has started runs.
+    reverts = _active(f"{REVERT}.service") or (STATE / REVERTED).exists()
+    if reverts or not _active(f"{REVERT}.timer"):
+        return "the timer that would take the network change back runs no more: converge again"
     script = STATE / "change"
     body = "".join(f"{line}\n" for line in commands)
     script.write_text(
@@ -125,21 +130,31 @@ def start(commands: "list[str]") -> "str | None":
 
 
 def confirm() -> "str | None":
-    """Keep the change if it went well, else take it back at once. Why it was not kept."""
-    if (STATE / REVERTED).exists() or not STATE.exists():
+    """Keep the change if it went well, else take it back at once. Why it was not kept.
+
+    Asked again, it answers the same: the desk may not have heard the first answer.
+    """
+    if (STATE / KEPT).exists():
+        return None
+    if not STATE.exists():
+        return RESTARTED
+    if (STATE / REVERTED).exists():
         return "it was taken back"
     said = (read(STATE / WORDS) or "").strip()
     if (read(STATE / DONE) or "").strip() != "0":
-        run("systemctl", "start", f"{REVERT}.service", timeout=120)
+        # Its timer goes on unless the way back has begun.
+        if not run("systemctl", "start", f"{REVERT}.service").ok:
+            return f"it failed, and will be taken back by its timer: {said[-500:]}"
         run("systemctl", "stop", f"{REVERT}.timer")
-        return f"it failed and was taken back: {said[-500:]}"
+        return f"it failed and is taken back: {said[-500:]}"
     if not run("systemctl", "stop", f"{REVERT}.timer").ok:
-        return "its timer could not be stopped"
+        run("systemctl", "start", f"{REVERT}.service")
+        return "its timer could not be stopped: it is taken back"
     # A timer that is stopped does not stop what it has started, which may be over by now.
     if _active(f"{REVERT}.service") or (STATE / REVERTED).exists():
         return "it is being taken back"
-    # All but one word goes: the desk that does not hear this answer asks again.
-    shutil.rmtree(STATE, ignore_errors=True)
-    STATE.mkdir(mode=0o700)
     (STATE / KEPT).touch()
+    for path in STATE.iterdir():  # a copy may hold a passphrase
+        if path.name != KEPT:
+            path.unlink()
     return None

@@ -634,6 +634,19 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_who_ends_a_check_may_have_told_its_watch_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit that is stopped: its processes get the signal one after another."""
+    monkeypatch.setattr(watch, "PROGRAM", ("sh", "-c", "kill $$"))
+
+    def wait(seconds: float) -> None:
+        time.sleep(1)  # meanwhile the check has ended
+        if not seconds:
+            raise SystemExit(0)
+
+    with pytest.raises(SystemExit):
+        watch.check(Path("i.py"), (), ["iona"], wait=wait)
+
+
 def test_a_check_that_hangs_is_ended_with_what_it_started(
     desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

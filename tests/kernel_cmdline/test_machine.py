@@ -104,6 +104,7 @@ def settled(one: Box, parameters: str, without: str = "") -> None:
     assert left(one) == []
 
 
+# Of the lab itself: here, where a machine is booted anyway.
 def test_the_machine_is_bare_and_whole(bare: Box) -> None:
     machine = bare.machine
     for program in ("docker", "caddy", "nmcli", "pip3", "iw"):

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import paramiko
 import pytest
 from pyinfra.connectors import ssh
 from pyinfra.connectors.ssh import SSHConnector
@@ -82,7 +83,7 @@ class Uploads(HomeportConnector):
     def __init__(self) -> None:
         self.commands: list[str] = []
         self.broken = False
-        self.client: Any = SimpleNamespace(get_transport=lambda: None, exec_command=print)
+        self.client: Any = SimpleNamespace(get_transport=object, exec_command=print)
         self.data: Any = {}
         self.host: Any = SimpleNamespace(name="iona")
 
@@ -139,6 +140,14 @@ def test_what_was_uploaded_goes_with_the_connection_or_with_the_next(uploads: Up
     uploads.put_file("a", "/etc/a", _sudo=True)
     uploads.disconnect()
     assert uploads.commands == [*REMOVED, *MADE, "upload /tmp/homeport-0123456789", *REMOVED]
+
+
+def test_a_node_that_was_not_reached_again_is_left_without_a_word(uploads: Uploads) -> None:
+    uploads.put_file("a", "/etc/a", _sudo=True)
+    uploads.commands.clear()
+    uploads.client = paramiko.SSHClient()  # as a connect that failed leaves it
+    uploads.disconnect()
+    assert uploads.commands == []
 
 
 @pytest.mark.parametrize("arguments", [{"_sudo": True}, {"_su_user": "kim"}])

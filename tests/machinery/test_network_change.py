@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import paramiko
 import pytest
 
 from homeport import network_change as desk
@@ -116,11 +117,11 @@ def test_how_a_change_ended_is_noted(
 ) -> None:
     node(monkeypatch, f"{aboard.REVERT}.timer")
     state.mkdir()
-    monkeypatch.setattr(aboard, "SETTLES", 0.5)
+    monkeypatch.setattr(aboard, "SETTLES", 1)
     assert aboard.start([command, "echo then"]) is None
     began = time.monotonic()
     subprocess.run(["sh", state / "change"], check=False)
-    assert (time.monotonic() - began > 0.5) is (status == "0")
+    assert (time.monotonic() - began > 1) is (status == "0")
     assert (state / aboard.DONE).read_text().strip() == status
     assert ("then" in (state / aboard.WORDS).read_text()) is (status == "0")
 
@@ -129,11 +130,12 @@ def test_how_a_change_ended_is_noted(
     ("files", "words", "stopped"),
     [
         ({"done": "0"}, "", True),
-        ({"done": "4", "words": "no such radio"}, "failed and was taken back: no such radio", True),
+        ({"done": "4", "words": "no such radio"}, "failed and is taken back: no such radio", True),
         ({"done": "0", "reverted": ""}, "was taken back", False),
-        (None, "was taken back", False),
+        ({"kept": ""}, "", False),
+        (None, "the node was started anew", False),
     ],
-    ids=["went well", "failed", "too late", "nothing there"],
+    ids=["went well", "failed", "too late", "asked again", "nothing there"],
 )
 def test_confirming(
     state: Path,
@@ -153,6 +155,53 @@ def test_confirming(
     assert (("systemctl", "stop", f"{aboard.REVERT}.timer") in found.ran) is stopped
     if said is None:
         assert [path.name for path in state.iterdir()] == [aboard.KEPT]
+
+
+@pytest.mark.parametrize(
+    ("verb", "done", "words", "then"),
+    [
+        ("start", "4", "will be taken back by its timer", []),
+        ("stop", "0", "could not be stopped: it is taken back", ["start"]),
+    ],
+)
+def test_what_systemd_refuses_leaves_a_way_back(
+    state: Path, monkeypatch: pytest.MonkeyPatch, verb: str, done: str, words: str, then: list[str]
+) -> None:
+    state.mkdir()
+    (state / aboard.DONE).write_text(done)
+    ran: list[str] = []
+
+    def run(*command: str, **_: Any) -> Ran:
+        ran.append(command[1])
+        return Ran(1 if command[1] == verb else 0, "", "")
+
+    monkeypatch.setattr(aboard, "run", run)
+    assert words in (aboard.confirm() or "")
+    assert ran == [verb, *then]
+
+
+@pytest.mark.parametrize("by", ["its service runs", "it is over"])
+def test_nothing_begins_once_the_way_back_has(
+    state: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    units = [f"{aboard.REVERT}.timer"]
+    state.mkdir()
+    if by == "it is over":
+        (state / aboard.REVERTED).touch()
+    else:
+        units.append(f"{aboard.REVERT}.service")
+    found = node(monkeypatch, *units)
+    assert "runs no more" in (aboard.start(["true"]) or "")
+    assert not [one for one in found.ran if one[0] == "systemd-run"]
+
+
+def test_the_way_back_ends_a_change_that_still_goes_on(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node(monkeypatch)
+    assert aboard.arm([], 120) is None
+    first = (state / "revert").read_text().splitlines()[0]
+    assert first == f"systemctl stop {aboard.CHANGE}.service"
 
 
 def test_a_way_back_that_has_begun_is_not_called_kept(
@@ -210,10 +259,21 @@ CUT = OSError("no route to host")
         ([CUT, (True, "done revert"), CUT, (True, "kept")], None),
         ([CUT, CUT, (True, "done reverted")], "cut the connection to iona.*after 6 s.*taken back"),
         ([(True, "done"), (False, "it failed")], "was not kept: it failed"),
-        ([CUT], "iona cannot be reached 210 s after.*no route to host"),
+        ([CUT], "iona cannot be reached 210 s after.*no route to host.*takes the change back"),
+        ([(True, "done"), CUT], "no route to host.*is not known"),
+        ([CUT, (True, desk.NOTHING)], "iona is not confirmed: the node was started anew"),
         ([(True, "revert")], "it does not end"),
     ],
-    ids=["kept", "kept, and the answer lost", "cut", "failed", "gone", "never ends"],
+    ids=[
+        "kept",
+        "kept, and the answer lost",
+        "cut",
+        "failed",
+        "gone",
+        "gone as it was confirmed",
+        "started anew",
+        "never ends",
+    ],
 )
 def test_what_the_desk_makes_of_it(answers: list[Any], words: str | None) -> None:
     found = Desk(*answers).confirm()
@@ -230,8 +290,10 @@ def test_what_the_desk_makes_of_it(answers: list[Any], words: str | None) -> Non
         ((True, ""), ""),
         ((False, "no timer"), "the network change was not begun: no timer"),
         (ConnectionLost("no sign of life"), ""),
+        (TimeoutError(), ""),
+        (paramiko.SSHException("closed the channel"), ""),
     ],
-    ids=["begun", "refused", "cut before its answer"],
+    ids=["begun", "refused", "cut before its answer", "no answer", "closed"],
 )
 def test_a_cut_before_the_answer_is_no_failure_yet(answer: Any, words: str) -> None:
     def run_shell_command(*_: Any, **__: Any) -> Any:
